@@ -1,0 +1,70 @@
+# make lab     the environment, and JupyterLab on the labs
+# make test    the environment, and all tests with few training steps (FTLAB_FAST=1)
+#
+# Settings: PYTHON=python3.12 (3.11 or later), VENV=.venv, ARGS="..." (for the command that runs),
+# TORCH_INDEX=URL of a package index with CPU builds of torch, such as PyTorch's own: on Linux it saves the several GB
+# of CUDA packages that PyPI's build brings (on a machine without a GPU they serve nothing).
+
+SHELL = /bin/sh
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+ARGS ?=
+
+TORCH = torch==2.13.0
+PY = $(VENV)/bin/python
+PIP = $(PY) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+ENV = $(VENV)/.ftlab-env
+CHROMIUM = command -v chromium || command -v chromium-browser || command -v google-chrome
+
+.DEFAULT_GOAL = help
+.PHONY: help env lab test test-all test-browser browser build check-build lint clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+env: $(ENV)  ## Make the environment in .venv, with exact versions
+
+# torch is a step of its own, by its exact name: pip then takes a local CPU build where it knows of one.
+# setuptools is there before our package, so that building it needs no second download.
+$(ENV): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed: make PYTHON=python3.12")'
+	@echo "Making the environment in $(VENV) (some minutes the first time) ..."
+	@$(PYTHON) -m venv $(VENV)
+	$(PIP) setuptools $(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	$(PIP) --no-build-isolation --editable '.[all]'
+	@touch $(ENV)
+
+lab: $(ENV)  ## Open JupyterLab on a private copy of the labs
+	$(VENV)/bin/ftlab lab $(ARGS)
+
+test: $(ENV)  ## Run all tests with few training steps (at most 15 minutes on two cores)
+	FTLAB_FAST=1 $(PY) -m pytest $(ARGS)
+
+test-all: $(ENV)  ## Run all tests in full
+	FTLAB_FAST=0 $(PY) -m pytest $(ARGS)
+
+test-browser: $(ENV) browser  ## Drive the labs in a real JupyterLab with Chromium
+	FTLAB_FAST=1 FTLAB_NEED_BROWSER=1 $(PY) -m pytest tests/browser $(ARGS)
+
+browser: $(ENV)
+	@if $(CHROMIUM) >/dev/null; then :; \
+	elif ! command -v apt-get >/dev/null; then \
+		echo "No Chromium found: install chromium or google-chrome, then run make test-browser again." >&2; exit 1; \
+	elif [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -q -y --no-install-recommends chromium; \
+	elif sudo -n true 2>/dev/null; then sudo apt-get update -q && sudo apt-get install -q -y --no-install-recommends chromium; \
+	else echo "No Chromium found: run 'sudo apt-get install chromium', then make test-browser again." >&2; exit 1; fi
+	@$(PY) -c 'import playwright' 2>/dev/null || $(PIP) playwright
+
+build: $(ENV)  ## Build solutions and labs from their sources, executed
+	$(VENV)/bin/ftlab build --execute $(ARGS)
+
+check-build: $(ENV)  ## Fail when a built notebook has drifted from its source
+	$(VENV)/bin/ftlab build --check
+
+lint: $(ENV)  ## Check the code's style
+	$(PY) -m ruff check .
+
+clean:  ## Remove what was built, but neither the environment nor your work
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,46 @@
+"""What every test shares: the same surroundings on every machine, and the markers' meaning."""
+
+import os
+import shutil
+
+import pytest
+
+from ftlab import profile
+
+# Before torch is loaded. A container's CPU quota is nothing that torch looks at: too many threads stand in line.
+os.environ.setdefault("OMP_NUM_THREADS", str(profile.cores()))
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MPLBACKEND", "Agg")
+# The tests' numbers are the CPU's; no test goes to the network unless it says so itself.
+os.environ.setdefault("FTLAB_PROFILE", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def chromium():
+    """The path of a Chromium on this machine, or None."""
+    return next((found for found in map(shutil.which, CHROMIUMS) if found), None)
+
+
+def pytest_collection_modifyitems(items):
+    no_browser = None if chromium() else "no Chromium found: `make test-browser` installs one"
+    for item in items:
+        if item.get_closest_marker("full") and profile.fast():
+            item.add_marker(pytest.mark.skip(reason="runs in full only: `make test-all`"))
+        if item.get_closest_marker("browser") and no_browser:
+            # `make test-browser` asks for a browser: there, having none is a failure.
+            if os.environ.get("FTLAB_NEED_BROWSER") == "1":
+                raise pytest.UsageError(no_browser)
+            item.add_marker(pytest.mark.skip(reason=no_browser))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """A word on what was skipped and why, since -q names no reasons."""
+    reasons = {}
+    for report in terminalreporter.stats.get("skipped", ()):
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[reason] = reasons.get(reason, 0) + 1
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"{count} not run: {reason.removeprefix('Skipped: ')}")
