@@ -1,0 +1,278 @@
+"""What the shipped base models are pretrained on: stories in many settings, in other forms than the task templates.
+
+A base that has seen bare stories only does not learn to follow instructions on little data (measured); one that has
+seen stories under attribute lists, and questions with their answers, does. So the mix has both, in many forms
+(`FORMS`), none of which is a form of the evaluation, though every word and mark of those occurs here in another use.
+"""
+
+import random
+
+from ftlab.world import phrases
+from ftlab.world.grammar import ROLE_CLASS, count_tokens
+
+MAX_TOKENS = 330
+_LABELS = {
+    "hero": ("Hero", "Name", "Main character"), "kind": ("Kind", "Animal"), "trait": ("Trait", "Character"),
+    "object": ("Object", "Thing"), "colour": ("Colour",), "place": ("Place", "Where"), "helper": ("Helper", "Friend"),
+    "helper_kind": ("Kind of helper",), "ending": ("Ending", "How it ends"), "plot": ("Plot",),
+}  # fmt: skip
+_ROLES = tuple(_LABELS)
+
+
+def _some_roles(rng, least=2, most=6):
+    """A random choice of attributes, in random order; the ones that instructions speak of come often."""
+    often = ["kind", "object", "ending", "trait", "colour", "place", "helper"]
+    pool = often * 2 + ["hero", "helper_kind", "plot"]
+    rng.shuffle(pool)
+    return list(dict.fromkeys(pool))[: rng.randint(least, most)]
+
+
+def bare(rng, stories):
+    """The story, nothing else."""
+    return next(stories).text
+
+
+def header_lines(rng, stories):
+    """"Hero: Mira", one attribute a line, then the story."""
+    story = next(stories)
+    lines = []
+    for role in _some_roles(rng):
+        label, value = rng.choice(_LABELS[role]), getattr(story.facts, role)
+        if role == "hero" and rng.random() < 0.5:
+            value = f"{value} the {story.facts.kind}"
+        if role == "object" and rng.random() < 0.5:
+            value = f"{story.facts.colour} {value}"
+        lines.append(f"{label}: {value}")
+    return "\n".join(lines) + "\n\n" + story.text
+
+
+def notes(rng, stories):
+    """A heading, keywords as points, then the story."""
+    story = next(stories)
+    heading = rng.choice(("# Notes", "# Words", "## Plan", "Keywords", "Things to tell about"))
+    points = "\n".join(f"- {getattr(story.facts, role)}" for role in _some_roles(rng))
+    return f"{heading}\n{points}\n\n{story.text}"
+
+
+def brackets(rng, stories):
+    """(fox; kite; sad) and the story behind it."""
+    story = next(stories)
+    left, separator, right = rng.choice((("(", "; ", ")"), ("[", ", ", "]"), ("(", ", ", ")"), ("[", " | ", "]")))
+    words = separator.join(getattr(story.facts, role) for role in _some_roles(rng))
+    return f"{left}{words}{right}{rng.choice((' ', chr(10)))}{story.text}"
+
+
+def title(rng, stories):
+    """A title that names hero, object, place or helper, then the story."""
+    story = next(stories)
+    pattern = rng.choice((
+        "The {ending} story of {hero} and the {colour} {object}",
+        "{hero} the {trait} {kind}, {helper} and the {object}",
+        "A {kind}, a {object} and the {place}",
+        "How {helper} met {hero} at the {place}, with a {ending} end",
+        "About a {trait} {kind} and a {colour} {object}, {ending}",
+    ))  # fmt: skip
+    mark = rng.choice(("# ", "## ", "### ", "", "* "))
+    return f"{mark}{pattern.format(**story.facts.as_dict())}\n\n{story.text}"
+
+
+def sections(rng, stories):
+    """Each attribute under a heading of its own, the story under the last heading."""
+    story = next(stories)
+    mark = rng.choice(("##", "###"))
+    parts = [f"{mark} {rng.choice(_LABELS[role])}:\n{getattr(story.facts, role)}" for role in _some_roles(rng, 1, 4)]
+    return "\n\n".join(parts) + f"\n\n{mark} {rng.choice(('Tale', 'Text', 'Story'))}:\n{story.text}"
+
+
+def record(rng, stories):
+    """{"kind": "fox", …} and the story as its last entry."""
+    story = next(stories)
+    entries = "".join(f'"{role}": "{getattr(story.facts, role)}", ' for role in _some_roles(rng))
+    return "{" + entries + '"story": ' + story.text + "}"
+
+
+def marked(rng, stories):
+    """<|kind|> fox, with the story behind the last mark."""
+    story = next(stories)
+    lines = [f"<|{role}|> {getattr(story.facts, role)}" for role in _some_roles(rng)]
+    return "\n".join(lines) + "\n<|story|>\n" + story.text + rng.choice(("", "\n<|end|>"))
+
+
+def sentence_header(rng, stories):
+    """One sentence that announces what the story has in it."""
+    story = next(stories)
+    pattern = rng.choice((
+        "Here is a story about a {trait} {kind} with a {colour} {object}. It has a {ending} ending.",
+        "The next story has a {kind}, a {object} and a {ending} ending:",
+        "In this story a {kind} goes to the {place}, and {helper} helps. The ending is {ending}.",
+        "We read about somebody {trait}, something {colour}, and {helper} as the helper.",
+        "A {kind} with a {object}, and it ends in a {ending} way:",
+        "{ending}, {kind}, {object}, {place} =>",
+        "Wanted: a {kind}, a {colour} {object}, the {place}. Found:",
+    ))  # fmt: skip
+    return f"{pattern.format(**story.facts.as_dict())}{rng.choice((' ', chr(10), chr(10) * 2))}{story.text}"
+
+
+def several(rng, stories, room):
+    """Stories in a row with a separator, as many as there is room for."""
+    told = _take(rng, stories, room, 4)
+    separator = rng.choice(("\n\n***\n\n", "\n\n---\n\n", "\n\n", "\n\n* * *\n\n"))
+    if rng.random() < 0.3:
+        return separator.join(f"Story {number}\n{story.text}" for number, story in enumerate(told, 1))
+    return separator.join(story.text for story in told)
+
+
+def several_with_headers(rng, stories, room):
+    """Stories in a row, each under its attributes, all in one layout."""
+    roles = _some_roles(rng, 2, 4)
+    layout = rng.choice(("lines", "brackets", "arrow"))
+    parts = []
+    for story in _take(rng, stories, room - 60, 3):
+        values = [getattr(story.facts, role) for role in roles]
+        if layout == "lines":
+            head = "\n".join(f"{_LABELS[role][0]}: {value}" for role, value in zip(roles, values, strict=True))
+        elif layout == "brackets":
+            head = "(" + "; ".join(values) + ")"
+        else:
+            head = ", ".join(values) + " ->"
+        parts.append(f"{head}\n{story.text}")
+    return "\n\n".join(parts)
+
+
+_ASK = {
+    "hero": ("Who is this about", "The hero"), "kind": ("What is {hero}", "Kind of {hero}"),
+    "trait": ("How is {hero}", "What is {hero} like"), "object": ("What is it that {hero} has", "The thing of {hero}"),
+    "colour": ("The colour of the {object}", "How does the {object} look"),
+    "place": ("The place where {hero} is", "Where is {hero} now"),
+    "helper": ("The friend of {hero}", "Who is the helper"), "helper_kind": ("What is {helper}", "Kind of {helper}"),
+    "ending": ("How does it end", "Happy or sad"),
+}  # fmt: skip
+_QA = (("Q: ", "?\nA: ", "\n"), ("? ", "\n! ", "\n"), ("- ", ": ", "\n"), ("Question: ", "?\nAnswer: ", "\n\n"),
+       ("", " = ", "\n"))  # fmt: skip
+
+
+def _questions(rng, story, count):
+    before, between, after = rng.choice(_QA)
+    facts = story.facts.as_dict()
+    roles = rng.sample(sorted(_ASK), count)
+    asked = [(rng.choice(_ASK[role]).format(**facts), facts[role]) for role in roles]
+    return after.join(f"{before}{question}{between}{answer}" for question, answer in asked)
+
+
+def questions_after(rng, stories, room):
+    """A story, then several questions with their answers in one layout."""
+    story = next(stories)
+    return f"{story.text}\n\n{_questions(rng, story, rng.randint(3, 8))}"
+
+
+def questions_before(rng, stories, room):
+    """Questions with answers first, then the story that they are about."""
+    story = next(stories)
+    return f"{_questions(rng, story, rng.randint(2, 6))}\n\n{story.text}"
+
+
+def label_series(rng, stories, room):
+    """Two or three stories, each followed by the same one fact: a pattern to go on with."""
+    role = rng.choice(("ending", "ending", "hero", "object", "colour", "place", "helper", "kind"))
+    label = rng.choice((rng.choice(_LABELS[role]) + ":", "->", "=>", f"[{role}]"))
+    return "\n\n".join(f"{story.text}\n{label} {getattr(story.facts, role)}" for story in _take(rng, stories, room, 3))
+
+
+def both_endings(rng, stories, room):
+    """One story told twice, with either ending."""
+    story = next(stories)
+    other = other_ending(stories.world, story, rng)
+    first, second = rng.choice((("Version {}:", "Version {}:"), ("({})", "({})"), ("", "Now {}:"), ("[{}]", "[{}]")))
+    texts = []
+    for head, text, ending in ((first, story.text, story.facts.ending), (second, other, _opposite(story))):
+        texts.append(f"{head.format(ending)}\n{text}".lstrip())
+    return "\n\n".join(texts)
+
+
+def word_pairs(rng, stories, room):
+    """"kite -> red", facts of several stories as pairs, then those stories: lists to copy from."""
+    told = _take(rng, stories, room - 60, 2)
+    left, right = rng.sample(("hero", "kind", "object", "colour", "place", "helper", "ending"), 2)
+    arrow = rng.choice((" -> ", " => ", ": ", " = "))
+    pairs = "\n".join(f"{getattr(s.facts, left)}{arrow}{getattr(s.facts, right)}" for s in told)
+    texts = "\n\n".join(story.text for story in told)
+    return f"{texts}\n\n{pairs}" if rng.random() < 0.5 else f"{pairs}\n\n{texts}"
+
+
+def glossary(rng, stories, room):
+    """A list of words, repeated or explained: the words of the prompt templates and instructions in another use."""
+    words = [*phrases.lexicon(), *[w for name in sorted(set(ROLE_CLASS.values())) for w in stories.world.classes[name]]]
+    chosen = rng.sample(phrases.lexicon(), 10) + rng.sample(words, 4) + rng.sample(phrases.TEMPLATE_WORDS, 3)
+    rng.shuffle(chosen)
+    before, between, after = rng.choice((
+        ("", " -> ", "\n"), ("", ": ", "\n"), ("- ", " ", "\n"), ("<|", "|> ", "\n"), ("### ", "\n", "\n\n"),
+        ("### ", ":\n", "\n\n"), ("", "; ", ", "),
+    ))  # fmt: skip
+    listed = after.join(f"{before}{word}{between}{word}" for word in chosen)
+    return f"{rng.choice(('Words', 'List', 'Say it again'))}\n\n{listed}\n\n{next(stories).text}"
+
+
+# form -> share of the documents. The forms of the second group are told how many word tokens they may take.
+SHORT_FORMS = {
+    bare: 23, header_lines: 12, notes: 5, brackets: 6, title: 4, sections: 4, record: 3, marked: 4, sentence_header: 7,
+}  # fmt: skip
+LONG_FORMS = {
+    several: 6, several_with_headers: 5, questions_after: 7, questions_before: 2, label_series: 4, both_endings: 4,
+    word_pairs: 2, glossary: 2,
+}  # fmt: skip
+FORMS = {form.__name__: form for form in (*SHORT_FORMS, *LONG_FORMS)}
+
+
+class _Stream:
+    """The training stories of a world, one after another for ever."""
+
+    def __init__(self, world, seed):
+        self.world, self.seed, self.chunk, self.stories = world, seed, 0, iter(())
+
+    def __next__(self):
+        story = next(self.stories, None)
+        if story is None:
+            self.stories = iter(self.world.sample(2000, f"mix/{self.seed}/{self.chunk}"))
+            self.chunk += 1
+            story = next(self.stories)
+        return story
+
+
+def _take(rng, stories, room, most):
+    """Two to `most` stories that together stay within `room` word tokens."""
+    told, used = [next(stories)], 0
+    used = count_tokens(told[0].text) + 4
+    for _ in range(rng.randint(1, most - 1)):
+        story = next(stories)
+        used += count_tokens(story.text) + 4
+        if used > room:
+            break
+        told.append(story)
+    return told
+
+
+def _opposite(story):
+    return "sad" if story.facts.ending == "happy" else "happy"
+
+
+def other_ending(world, story, rng):
+    """The text of `story` with the other ending: the same facts and sentences up to the resolution, then new ones.
+
+    The facts that the new sentences need and the story has not named are drawn; a moral is told where there was one.
+    """
+    (_, templates, _), *_ = world.derivations(story.text)
+    first = world.slots.index("resolution")
+    kept = [template for template in templates if world.slots.index(template.slot) < first]
+    words = {role: getattr(story.facts, role) for template in kept for role in template.roles}
+    slots = [template.slot for template in templates[len(kept) :]]
+    tail = world.draw_templates(slots, story.facts.plot, _opposite(story), words, rng)
+    return world.tell_words(words, kept + tail)
+
+
+def pretraining_mix(world, n_documents, seed=0):
+    """`n_documents` documents, one after another (see the module); each at most about 330 word tokens long."""
+    rng = random.Random(f"mix/{world.name}/{seed}")
+    stories = _Stream(world, seed)
+    forms, weights = zip(*SHORT_FORMS.items(), *LONG_FORMS.items(), strict=True)
+    for form in rng.choices(forms, weights, k=n_documents):
+        yield form(rng, stories) if form in SHORT_FORMS else form(rng, stories, MAX_TOKENS)
