@@ -15,7 +15,7 @@ TORCH = torch==2.13.0
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 ENV = $(VENV)/.ftlab-env
-CHROMIUM = command -v chromium || command -v chromium-browser || command -v google-chrome
+CHROMIUM = { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 
 .DEFAULT_GOAL = help
 .PHONY: help env lab test test-all test-browser browser build check-build lint clean

@@ -255,9 +255,7 @@ def _cgroup_files(controller, v2_name, v1_name):
 
 
 def _cgroup_memory():
-    limits = [
-        int(text) for _, text in _cgroup_files("memory", "memory.max", "memory.limit_in_bytes") if text.isdigit()
-    ]
+    limits = [int(text) for _, text in _cgroup_files("memory", "memory.max", "memory.limit_in_bytes") if text.isdigit()]
     limits = [limit for limit in limits if 0 < limit < _NO_LIMIT]
     return min(limits) if limits else None
 

@@ -46,11 +46,12 @@ def save(model, tokenizer, folder, dtype=torch.float32, extra=None):
 
     The folder appears whole or not at all. dtype float16 halves the file. extra: {file name: text} besides.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     with files.atomic_folder(folder) as temporary:
         state = {key: value.to(dtype).contiguous() for key, value in hf_state_dict(model).items()}
-        save_file(state, str(temporary / "model.safetensors"), metadata={"format": "pt"})
+        # Not save_file: that makes the file readable for its owner only, and labs are shared.
+        files.atomic_write_bytes(temporary / "model.safetensors", to_bytes(state, metadata={"format": "pt"}))
         files.write_json(temporary / "config.json", hf_config_dict(model.config, dtype))
         files.write_json(temporary / "generation_config.json",
                          {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id,

@@ -80,24 +80,21 @@ def train(model, batches, config, loss=None, evaluate=None, callbacks=(), out=No
     model.train()
     began, first = time.perf_counter(), run.step
     try:
-        while run.step < config.steps:
+        while run.step < config.steps and not run.ended:
             value, lr, tokens_per_second = run.advance()
             done = run.step
             eta = (time.perf_counter() - began) / (done - first) * (config.steps - done)
             _tell(callbacks, kind="step", step=done, steps=config.steps, loss=value, lr=lr, history=history,
                   tokens_per_second=tokens_per_second, eta_seconds=eta)
-            ended = False
             if evaluate and (done == config.steps or config.eval_every and done % config.eval_every == 0):
                 model.eval()
                 metrics = evaluate(model, done)
                 model.train()
                 history.evals.append({"step": done, **metrics})
                 _tell(callbacks, kind="eval", step=done, steps=config.steps, metrics=metrics, history=history)
-                ended = stop is not None and stop(metrics)
-            if out and (done == config.steps or config.save_every and done % config.save_every == 0):
+                run.ended = stop is not None and bool(stop(metrics))
+            if out and (done == config.steps or run.ended or config.save_every and done % config.save_every == 0):
                 run.save()
-            if ended:
-                break
     except KeyboardInterrupt:
         run.save_if_whole()
         raise
@@ -124,7 +121,8 @@ class _Run:
             for group in optimizer.param_groups:
                 group["peak_lr"] = group["lr"]
         self.params = [p for p in model.parameters() if p.requires_grad]
-        self.step, self.history, self.whole = 0, History(), True
+        self.step, self.history = 0, History()
+        self.whole, self.ended = True, False  # not in the middle of an update; not stopped before the last step
         torch.manual_seed(config.seed)
         random.seed(config.seed)
 
@@ -139,15 +137,17 @@ class _Run:
         first = self.step * self.config.accumulate
         micro = [self.batches(first + i).to(self.device) for i in range(self.config.accumulate)]
         counts = [batch.num_tokens() for batch in micro]
-        value = 0.0
+        value = 0.0 if any(counts) else math.nan  # the mean of no tokens is no number
         for batch, count in zip(micro, counts):
-            # Each micro-batch weighs as many tokens as it holds: the sum is the mean over all tokens of the step.
-            loss = self.loss(self.model, batch) * (count / sum(counts))
-            loss.backward()
-            value += loss.item()
-        self._check_finite(value)
+            if count:
+                # Each micro-batch weighs as many tokens as it holds: the sum is the mean over all tokens of the step.
+                loss = self.loss(self.model, batch) * (count / sum(counts))
+                loss.backward()
+                value += loss.item()
+        self._check_finite("loss", value)
         if self.config.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.params, self.config.clip, foreach=True)
+            norm = torch.nn.utils.clip_grad_norm_(self.params, self.config.clip, foreach=True)
+            self._check_finite("gradient's norm", norm.item())
         self.whole = False
         for optimizer in self.optimizers:
             optimizer.step()
@@ -162,12 +162,12 @@ class _Run:
         self.whole = True
         return value, self.config.lr * scale, sum(counts) / seconds
 
-    def _check_finite(self, value):
+    def _check_finite(self, what, value):
         if not math.isfinite(value):
             recent = [f"{v:.3g}" for v in self.history.losses[-3:]]
             raise NonFiniteLoss(
-                f"the loss became {value} at step {self.step + 1} (before: {', '.join(recent) or 'nothing'}; learning "
-                f"rate {self.config.lr * self.config.lr_factor(self.step):.3g}): try a third of the learning rate, a "
+                f"the {what} became {value} at step {self.step + 1} (losses before: {', '.join(recent) or 'none'}; "
+                f"learning rate {self.config.lr * self.config.lr_factor(self.step):.3g}): try a third of the learning rate, a "
                 "longer warmup, clip=1.0, and look for rows without any label")
 
     def _fingerprint(self):
@@ -179,7 +179,7 @@ class _Run:
         state = {
             "fingerprint": self._fingerprint(), "step": self.step, "history": dataclasses.asdict(self.history),
             "model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
-            "torch_rng": torch.get_rng_state(),
+            "torch_rng": torch.get_rng_state(), "python_rng": random.getstate(), "ended": self.ended,
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -192,17 +192,25 @@ class _Run:
 
     def resume(self):
         """Go on from the checkpoint in `out`, if one is there."""
-        if not self.path or not self.path.is_file():
+        if not self.path:
+            return
+        for leftover in self.path.parent.glob(f".{self.path.name}.*"):
+            leftover.unlink(missing_ok=True)  # of a write that a kill cut short
+        if not self.path.is_file():
             return
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:
+            fingerprint = state["fingerprint"]
+        except Exception as error:  # a damaged file fails in many ways
             raise UsageError(f"{self.path} is no checkpoint of ours; delete it to start afresh") from error
-        if state["fingerprint"] != self._fingerprint():
+        if fingerprint != self._fingerprint():
             raise UsageError(f"{self.path} belongs to a run with other settings; delete it to start afresh, or give "
                              "another output folder")
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
         self.step, self.history = state["step"], History(**state["history"])
+        self.ended = state.get("ended", False)
         torch.set_rng_state(state["torch_rng"])
+        if "python_rng" in state:
+            random.setstate(state["python_rng"])

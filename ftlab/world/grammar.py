@@ -11,6 +11,7 @@ probability before that.
 """
 
 import hashlib
+import itertools
 import math
 import random
 import re
@@ -82,10 +83,12 @@ class Story:
 class Template:
     """One sentence of one slot. `roles` lists its role positions from left to right, repeats included."""
 
-    __slots__ = ("slot", "text", "weight", "small", "plots", "ending", "format", "roles", "new_roles", "key", "length")
+    __slots__ = (
+        "slot", "order", "text", "weight", "small", "plots", "ending", "format", "roles", "new_roles", "key", "length",
+    )  # fmt: skip
 
-    def __init__(self, slot, text, weight, small, plots, ending):
-        self.slot, self.text, self.weight, self.small = slot, text, weight, small
+    def __init__(self, slot, order, text, weight, small, plots, ending):
+        self.slot, self.order, self.text, self.weight, self.small = slot, order, text, weight, small
         self.plots, self.ending = plots, ending
         self.format = _ARTICLE.sub(r"{\1_\2}", text)  # "a {trait}" becomes "{a_trait}": "a brave" or "an eager"
         self.roles = tuple(_ROLE.findall(text))
@@ -112,7 +115,7 @@ def count_tokens(text):
     return len(TOKEN.findall(text))
 
 
-def _read_table(slot, table):
+def _read_table(slot, order, table):
     plots, ending = (), None
     for line in filter(None, map(str.strip, table.splitlines())):
         if line.startswith("["):
@@ -121,7 +124,7 @@ def _read_table(slot, table):
             continue
         small = line.startswith("*")
         weight, text = line.lstrip("* ").split(" ", 1)
-        yield Template(slot, text.strip(), int(weight), small, plots, ending)
+        yield Template(slot, order, text.strip(), int(weight), small, plots, ending)
 
 
 class World:
@@ -159,7 +162,8 @@ class World:
         self.plots = source.SMALL_PLOTS if small else tuple(source.PLOT_TAGS)
         self.endings = ENDINGS
         self.slots = tuple(source.TABLES)
-        templates = [t for slot, table in source.TABLES.items() for t in _read_table(slot, table)]
+        tables = enumerate(source.TABLES.items())
+        templates = [t for order, (slot, table) in tables for t in _read_table(slot, order, table)]
         self.templates = [t for t in templates if t.small or not small]
         self.needs, self.joiner = source.NEEDS, source.JOINER
         self.skip = {slot: 1.0 if small else share for slot, share in source.SKIP.items()}
@@ -347,13 +351,14 @@ class World:
         self._extend(read, 0, 0, {}, [], found)
         told = []
         for words, templates in found:
-            for plot in self.plots:
-                for ending in self.endings:
-                    logp = self._logp(plot, ending, words, templates)
-                    if logp > -math.inf:
-                        facts = Facts(**words, plot=plot, ending=ending)
-                        if self.tell(facts, templates) == text:
-                            told.append((facts, templates, logp))
+            if self.tell_words(words, templates) != text:
+                continue
+            plots = [p for p in self.plots if all(p in t.plots for t in templates if t.plots)]
+            endings = [e for e in self.endings if all(e == t.ending for t in templates if t.ending)]
+            for plot, ending in itertools.product(plots, endings):
+                logp = self._logp(plot, ending, words, templates)
+                if logp > -math.inf:
+                    told.append((Facts(**words, plot=plot, ending=ending), templates, logp))
         return told
 
     def _extend(self, read, position, slot, words, templates, found):
@@ -362,12 +367,11 @@ class World:
             return
         candidates, values = read[position]
         for template in candidates:
-            place = self.slots.index(template.slot)
-            if place < slot:
+            if template.order < slot:
                 continue
             bound = _bind(words, template, values)
             if bound is not None:
-                self._extend(read, position + 1, place + 1, bound, templates + [template], found)
+                self._extend(read, position + 1, template.order + 1, bound, templates + [template], found)
 
     def _logp(self, plot, ending, words, templates):
         logp = math.log(self._plot_p[plot]) - math.log(len(self.endings))

@@ -262,7 +262,7 @@ def other_ending(world, story, rng):
     """
     (_, templates, _), *_ = world.derivations(story.text)
     first = world.slots.index("resolution")
-    kept = [template for template in templates if world.slots.index(template.slot) < first]
+    kept = [template for template in templates if template.order < first]
     words = {role: getattr(story.facts, role) for template in kept for role in template.roles}
     slots = [template.slot for template in templates[len(kept) :]]
     tail = world.draw_templates(slots, story.facts.plot, _opposite(story), words, rng)

@@ -135,28 +135,28 @@ class _Reading:
         wrong = sum(self.facts.get(role, value) != value for role, value in zip(template.roles, values, strict=True))
         wrong += bool(template.plots) and not self.plots & set(template.plots)
         wrong += template.ending is not None and bool(self.endings - {template.ending})
-        return wrong, self.world.slots.index(template.slot) <= self.last_slot
+        return wrong, template.order <= self.last_slot
 
     def _check_order(self, template, sentence):
-        slot = self.world.slots.index(template.slot)
-        if slot <= self.last_slot:
+        if template.order <= self.last_slot:
             what = "told twice" if template.slot in self.told else "told too late"
             self.broken["well_formed"].append(f"the {template.slot} is {what}: {_short(sentence)}")
         needs = self.world.needs.get(template.slot)
         if needs and needs not in self.told:
             self.broken["well_formed"].append(f"a {template.slot} without a {needs}: {_short(sentence)}")
-        self.last_slot = max(self.last_slot, slot)
+        self.last_slot = max(self.last_slot, template.order)
         self.told.setdefault(template.slot, template)
 
     def _take_roles(self, template, values):
         facts = self.facts
         for role, value in zip(template.roles, values, strict=True):
-            known = facts.setdefault(role, value)
-            if known != value:
+            known = facts.get(role)
+            if known is None:
+                facts[role] = value
+            elif known != value:
                 name = "second place" if role == "place2" else role.replace("_", "'s ")
                 self.broken[RULE_OF[role]].append(f"the {name} was {known} and is now {value}")
-            rival = RIVAL.get(role)
-            if rival and facts.get(rival) == value:
+            if role in RIVAL and facts.get(RIVAL[role]) == value:
                 rule = "places_kept" if role.startswith("place") else "helper_kept"
                 self.broken[rule].append(f"{value} plays two parts")
             if role in self.counts:

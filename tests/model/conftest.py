@@ -15,7 +15,7 @@ def random_model(seed=0, **changes):
     with torch.no_grad():
         for p in model.parameters():
             if p.ndim == 2:
-                p.normal_(std=0.5 if len(p) == settings["vocab_size"] else 0.25, generator=generator)
+                p.normal_(std=0.35 if len(p) == settings["vocab_size"] else 0.2, generator=generator)
             else:
                 p.add_(torch.randn(p.shape, generator=generator), alpha=0.1)
     return model.eval()

@@ -30,7 +30,7 @@ def stories(world):
 
 
 def test_one_derivation_with_the_sampled_probability(world, stories):
-    for story in stories:
+    for story in stories[:2000]:
         (derivation,) = world.derivations(story.text)
         facts, _, logp = derivation
         assert facts == story.facts
@@ -79,7 +79,7 @@ def test_entropy_is_the_mean_of_minus_log_p(world, stories):
 
 
 def test_probabilities_of_all_continuations_sum_to_one():
-    """All stories of the small world that share the facts of the first sentences, enumerated: their share is p(facts)."""
+    """All stories of the small world with the same eight words, enumerated: together they have the words' share."""
     world = get_world("small")
     total = 0.0
     facts = dict(hero="Mira", kind="fox", trait="brave", object="kite", colour="red", place="forest", helper="Otto",
@@ -94,7 +94,7 @@ def test_probabilities_of_all_continuations_sum_to_one():
 
 
 def test_frequencies_follow_the_stated_probabilities():
-    world, n = get_world("small"), 20000
+    world, n = get_world("small"), 10000
     counts = Counter()
     for story in world.sample(n, 3, "all"):
         counts[story.facts.plot, story.facts.ending] += 1
@@ -110,13 +110,14 @@ def test_frequencies_follow_the_stated_probabilities():
 
 
 def test_stories_are_of_the_stated_size_and_name_their_entities(world, stories):
-    for story in stories:
+    vocabulary = set(world.words())
+    for story in stories[:1500]:
         assert world.min_length <= count_tokens(story.text) <= world.max_length
         assert len(re.findall(rf"\b{story.facts.hero}\b", story.text)) >= world.min_heroes
         assert len(re.findall(rf"\b{story.facts.object}\b", story.text)) >= world.min_objects
         for role, rival in RIVAL.items():
             assert getattr(story.facts, role) != getattr(story.facts, rival)
-        assert set(re.findall("[A-Za-z]+", story.text)) <= set(world.words())
+        assert set(re.findall("[A-Za-z]+", story.text)) <= vocabulary
         assert split_sentences(story.text) == story.sentences
 
 
@@ -161,7 +162,7 @@ def test_splits_are_disjoint_and_of_the_stated_shares(world, stories):
         assert abs(counts[split] / N - share) < 5 * math.sqrt(share * (1 - share) / N)
     keys = {}
     for split in ("train", "valid", "test"):
-        for story in world.sample(300, 7, split):
+        for story in world.sample(100, 7, split):
             assert world.split_of(story.facts) == split
             assert keys.setdefault(tuple(getattr(story.facts, role) for role in HELD_OUT_BY), split) == split
 
@@ -220,7 +221,7 @@ def test_stories_have_not_changed():
     digest = hashlib.sha256()
     for size in SIZES:
         digest.update("\n".join(story.text for story in World(size).sample(200, 0)).encode())
-    assert digest.hexdigest()[:16] == "STORIES_DIGEST"
+    assert digest.hexdigest()[:16] == "50072e0cd10dfad5"
 
 
 def test_unknown_world_or_split_is_refused():

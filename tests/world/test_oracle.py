@@ -34,7 +34,7 @@ def test_small_stories_pass_the_rich_oracle():
 
 @pytest.mark.parametrize("kind", sorted(tasks.CORRUPTIONS))
 def test_every_corruption_is_caught(world, kind):
-    for seed, story in enumerate(world.sample(200, 3, "all")):
+    for seed, story in enumerate(world.sample(50, 3, "all")):
         text = tasks.corrupt(story, kind, seed, world)
         verdict = oracle.judge(text, world)
         assert not verdict.every_rule, text
@@ -54,8 +54,7 @@ def test_a_corruption_leaves_other_rules_alone():
         verdict = oracle.judge(tasks.corrupt(story, "sentences_swapped", seed, world))
         assert verdict.hero_and_object and verdict.helper_kept and verdict.plot_kept
         verdict = oracle.judge(tasks.corrupt(story, "space_doubled", seed, world))
-        assert verdict.hero_and_object or "no possession could be read" in verdict.problems \
-            or "no introduction could be read" in verdict.problems or "times, not" in str(verdict.problems)
+        assert not any("and is now" in line or "turns up" in line for line in verdict.problems)
 
 
 def test_known_texts():
@@ -78,8 +77,7 @@ def test_known_texts():
     assert broken("the owl.", "a owl.") >= {"well_formed", "helper_kept"}
     assert broken(" Then the kite was gone.", " Then the kite hung in a tree.") == {"plot_kept"}
     assert broken("thanked Otto and took the kite home", "wept for the kite") == {"ending_kept"}
-    assert broken(" Then the kite was gone.", "") == {"complete", "plot_kept", "object_kept", "length_ok"} - (
-        set() if len(good) else set()) or broken(" Then the kite was gone.", "") >= {"complete", "plot_kept"}
+    assert broken(" Then the kite was gone.", "") >= {"complete", "plot_kept"}
     assert broken("Then the kite was gone.", "The kite was not there.") >= {"well_formed", "plot_kept"}
     assert broken("Then the kite was gone.", "Then Nora laughed loudly.") >= {"well_formed", "hero_kept"}
     assert broken("Then the kite was gone.", "Then a drum was there.") >= {"well_formed", "object_kept"}
@@ -126,7 +124,7 @@ def test_any_text_is_judged(text):
     assert not verdict.every_rule and verdict.problems
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(st.sampled_from(PIECES + ["\x01", "\n", '"', "Mira", " a an ", ".", "\ud800", "é"]), max_size=25),
        st.sampled_from([" ", "", "\n", "  "]))
 def test_any_sentences_are_judged_as_the_generator_would(pieces, joiner):
@@ -135,10 +133,10 @@ def test_any_sentences_are_judged_as_the_generator_would(pieces, joiner):
     assert oracle.judge(text).every_rule == (RICH.logprob(text.strip()) > float("-inf"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 10**6), st.data())
 def test_mutated_stories_are_judged_as_the_generator_would(seed, data):
-    story = RICH.sample(1, seed % 200, "all")[0]
+    story = RICH.sample(1, seed, "all")[0]
     words = re.split(r"(\W+)", story.text)
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(words) - 1))

@@ -1,0 +1,284 @@
+"""The command line: parses, calls, prints. Everything heavy is imported by the command that needs it."""
+
+import argparse
+import json
+import os
+import sys
+
+import ftlab
+from ftlab.errors import NotHeld, UsageError
+
+
+def main(arguments=None):
+    """Run one command; return the exit status: 0, 1 (what was asked did not hold), 2 (usage), 130 (interrupted)."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if options.run is None:
+        parser.print_help()
+        return 2
+    try:
+        status = options.run(options) or 0
+        sys.stdout.flush()
+        return status
+    except (UsageError, NotHeld) as error:
+        if options.debug:
+            raise
+        print(f"ftlab: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        if options.debug:
+            raise
+        print("ftlab: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) is gone; the interpreter must not complain when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if options.debug:
+            raise
+        if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("ftlab"):
+            print(f"ftlab: this needs {error.name}: pip install 'ftlab[lab]'", file=sys.stderr)
+            return 2
+        print(f"ftlab: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def build_parser():
+    """The parser of all commands."""
+    parser = _Parser(prog="ftlab", description="A Jupyter lab course on fine-tuning language models.")
+    parser.add_argument("--version", action="version", version=f"ftlab {ftlab.__version__}")
+    parser.set_defaults(run=None, debug=False)
+    commands = parser.add_subparsers(metavar="COMMAND")
+
+    def command(run, name, text, example, json_output=False):
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".",
+                                  epilog=f"example: {example}")  # fmt: skip
+        sub.set_defaults(run=run)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if json_output:
+            sub.add_argument("--json", action="store_true", help="print JSON")
+        return sub
+
+    command(doctor, "doctor", "device, profile, versions, what is missing and how to mend it", "ftlab doctor", True)
+
+    sub = command(lab, "lab", "open JupyterLab on your own copy of the labs", "ftlab lab 01_autoregression")
+    sub.add_argument("name", nargs="?", metavar="NAME", help="one lab; all when left out")
+    sub.add_argument("--dir", metavar="DIR", help="your work folder (default: $FTLAB_WORK, else ./ftlab-work)")
+    sub.add_argument("--copy-only", action="store_true", help="copy the labs, start nothing")
+    sub.add_argument("--no-browser", action="store_true", help="start JupyterLab without opening a browser")
+    sub.add_argument("--port", type=int, help="JupyterLab's port")
+
+    sub = command(run, "run", "run the solutions headless", "ftlab run 01 --out out")
+    sub.add_argument("labs", nargs="*", metavar="LAB", help="name or number; all when left out")
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder for the executed notebooks and run.json")
+
+    sub = command(claims, "claims", "the ledger: what the course claims and what was measured", "ftlab claims", True)
+    sub.add_argument("--lab", metavar="LAB", help="only this lab's")
+
+    sub = command(exercises, "exercises", "all exercises", "ftlab exercises --json", True)
+    sub.add_argument("--lab", metavar="LAB", help="only this lab's")
+
+    sub = command(build, "build", "build solutions and labs from their sources", "ftlab build --execute 01")
+    sub.add_argument("labs", nargs="*", metavar="LAB", help="name or number; all when left out")
+    sub.add_argument("--check", action="store_true", help="write nothing; fail when a built file is not up to date")
+    sub.add_argument("--execute", action="store_true", help="run the solutions anew")
+
+    sub = command(pretrain, "pretrain", "pretrain a model on your own text", "ftlab pretrain --text notes/ --out model",
+                  True)  # fmt: skip
+    sub.add_argument("--text", required=True, metavar="PATH", help="file, folder, glob, or a dataset on the Hub")
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder for the checkpoint")
+    sub.add_argument("--steps", type=int, help="training steps (default: as the text needs)")
+    sub.add_argument("--size", default="small", metavar="SIZE", help="size of the model (default: small)")
+    sub.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
+
+    sub = command(new, "new", "write a new lab from a template", "ftlab new 13_mixtures")
+    sub.add_argument("name", metavar="NAME", help="such as 13_mixtures, or mixtures for the next free number")
+
+    sub = command(study, "study", "measure claims over seeds; goes on where it stopped", "ftlab study C05 --seeds 5")
+    sub.add_argument("claims", nargs="*", metavar="CLAIM", help="ids of claims; all when left out")
+    sub.add_argument("--lab", metavar="LAB", help="only this lab's")
+    sub.add_argument("--seeds", type=int, metavar="N", help="how many seeds (default: each claim's own number)")
+    sub.add_argument("--list", action="store_true", help="list the claims and the runs they have; run nothing")
+
+    sub = command(bench, "bench", "measure against peers in the same run", "ftlab bench generate", True)
+    sub.add_argument("name", choices=("train", "generate", "widgets", "import"), metavar="NAME",
+                     help="train, generate, widgets or import")  # fmt: skip
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, as everywhere else here."""
+
+    def error(self, message):
+        self.exit(2, f"ftlab: {message}; see {self.prog} --help\n")
+
+
+def doctor(options):
+    from ftlab.doctor import healthy, render, report
+
+    found = report()
+    _print_json(found) if options.json else print(render(found))
+    return 0 if healthy(found) else 1
+
+
+def lab(options):
+    from ftlab.course.workfolder import copy_labs, open_jupyter
+
+    folder, lines = copy_labs(options.name, options.dir)
+    for line in lines:
+        print(line)
+    if not options.copy_only:
+        return open_jupyter(folder, options.name, browser=not options.no_browser, port=options.port)
+
+
+def run(options):
+    from ftlab.course.catalogue import find_labs
+    from ftlab.course.runner import run_labs
+
+    run_labs(find_labs(options.labs), options.out, _progress)
+
+
+def claims(options):
+    from ftlab.course import catalogue
+    from ftlab.measure.claims import ledger_row, study_text
+
+    rows = [ledger_row(claim, catalogue.STUDIES) for claim in _claims(options.lab)]
+    if options.json:
+        return _print_json(rows)
+    _print_table(
+        ["id", "kind", "lab", "claim", "result"],
+        [[row["id"], row["kind"], row["lab"], row["statement"], study_text(row)] for row in rows],
+    )
+
+
+def exercises(options):
+    from ftlab.course import catalogue
+
+    rows = [
+        {"id": item.id, "lab": name, "title": item.title, "points": item.points, "minutes": item.minutes,
+         "difficulty": item.difficulty, "hints": len(item.hints), "mistakes": list(item.mistakes)}
+        for name in catalogue.find_labs([options.lab] if options.lab else ())
+        for item in catalogue.exercises(name).values()
+    ]  # fmt: skip
+    if options.json:
+        return _print_json(rows)
+    keys = ["lab", "id", "title", "points", "minutes", "difficulty", "hints"]
+    _print_table(keys, [[f"{row[key]:g}" if key == "points" else str(row[key]) for key in keys] for row in rows])
+
+
+def build(options):
+    from ftlab.course import notebooks
+    from ftlab.course.catalogue import find_labs
+
+    problems = []
+    for name in find_labs(options.labs):
+        if options.check:
+            problems += notebooks.drift(name)
+            continue
+        changed = notebooks.build(name, options.execute, lambda text, name=name: _progress(f"{name}: {text}"))
+        print(f"{name}: {'wrote ' + ', '.join(changed) if changed else 'up to date'}")
+    if problems:
+        raise NotHeld("\n       ".join(problems))
+
+
+def pretrain(options):
+    from ftlab.text.corpus import read_texts
+    from ftlab.train.pretrain import pretrain_from_text
+
+    texts = read_texts(options.text)
+    callbacks = () if options.json else _training_progress()
+    result = pretrain_from_text(
+        texts, options.out, steps=options.steps, size=options.size, seed=options.seed, callbacks=callbacks
+    )
+    if options.json:
+        return _print_json(result)
+    for name, value in result.items():
+        print(f"{name}: {value}")
+
+
+def new(options):
+    from ftlab.course import catalogue, notebooks
+    from ftlab.course.new import new_lab
+    from ftlab.measure.claims import run_study
+    from ftlab.profile import machine
+
+    name, written = new_lab(options.name)
+    run_study(catalogue.claims(name), None, catalogue.STUDIES, _progress, machine)
+    written += notebooks.build(name, execute=True, on_cell=lambda text: _progress(f"{name}: {text}"))
+    print("wrote " + "\n      ".join(written))
+    print(f"next: edit them (docs/authoring.md), then ftlab study --lab {name} and ftlab build --execute {name}")
+
+
+def study(options):
+    from ftlab.course import catalogue
+    from ftlab.measure.claims import load_study, run_study
+    from ftlab.profile import fast, machine
+
+    known = {claim.id: claim for claim in _claims(options.lab)}
+    unknown = [id for id in options.claims if id not in known]
+    if unknown:
+        raise UsageError(f"no claim {', '.join(unknown)}; the claims are: {', '.join(known) or '(none yet)'}")
+    if options.seeds is not None and options.seeds < 1:
+        raise UsageError("--seeds must be at least 1")
+    chosen = [known[id] for id in options.claims] or list(known.values())
+    if options.list:
+        rows = [(claim, load_study(claim, catalogue.STUDIES)["runs"]) for claim in chosen]
+        return _print_table(
+            ["id", "lab", "kind", "runs", "seeds", "seconds"],
+            [[claim.id, claim.lab, claim.kind, str(len(runs)), str(claim.seeds),
+              f"{sum(r['seconds'] for r in runs):.0f}"] for claim, runs in rows],
+        )  # fmt: skip
+    if fast():
+        raise UsageError("FTLAB_FAST=1 makes runs too short to judge: unset it for a study")
+    run_study(chosen, options.seeds, catalogue.STUDIES, _progress, machine)
+
+
+def bench(options):
+    import importlib
+
+    result = importlib.import_module(f"ftlab.bench.{_BENCHES.get(options.name, options.name)}").run(report=_progress)
+    if options.json:
+        return _print_json(result)
+    print("machine: " + ", ".join(f"{key} {value}" for key, value in result["machine"].items()))
+    rows = [
+        [row["name"], row["ours"], row.get("peer", row.get("limit", "")), row.get("ratio", ""), row["unit"]]
+        for row in result["rows"]
+    ]
+    header = ["name", "ours", "peer or limit", "ratio", "unit"]
+    _print_table(header, [[_number(value) for value in row] for row in rows])
+
+
+_BENCHES = {"import": "import_"}
+
+
+def _claims(name):
+    from ftlab.course import catalogue
+
+    return [claim for lab_name in catalogue.find_labs([name] if name else ()) for claim in catalogue.claims(lab_name)]
+
+
+def _training_progress():
+    from ftlab.show.terminal import TextProgress
+
+    return (TextProgress(),)
+
+
+def _progress(text):
+    """Progress goes to stderr, so that stdout holds results only; silent when nobody watches."""
+    if sys.stderr.isatty() or os.environ.get("FTLAB_PROGRESS") == "1":
+        print(text, file=sys.stderr, flush=True)
+
+
+def _number(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _print_json(value):
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _print_table(header, rows):
+    from ftlab.teach.display import table
+
+    print(table(header, rows)[0] if rows else "(none yet)")

@@ -1,0 +1,187 @@
+"""Run notebooks headless, each in a fresh kernel, and write down what it took."""
+
+import os
+import pathlib
+import subprocess
+import threading
+import time
+
+from ftlab.course import catalogue
+from ftlab.errors import NotHeld, UsageError
+from ftlab.files import atomic_write_text, write_json
+from ftlab.teach.display import CLAIM_MIME
+
+SAMPLE_SECONDS = 0.2
+
+
+def run_labs(labs, out, report):
+    """Run the solutions of `labs`, write `out`/<lab>.ipynb and `out`/run.json after each; report(text) shows progress.
+
+    Raises NotHeld when a lab failed, after all have run. A KeyboardInterrupt keeps what is finished.
+    """
+    import ftlab.profile
+    from ftlab.course.notebooks import notebook_text, solution_notebook
+    from ftlab.course.source import read_lab
+
+    out = pathlib.Path(out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file: name a folder")
+    notebooks = {lab: solution_notebook(lab, read_lab(lab)) for lab in labs}
+    out.mkdir(parents=True, exist_ok=True)
+    run = {"machine": ftlab.profile.machine(), "labs": [], "claims": []}
+    for number, (lab, notebook) in enumerate(notebooks.items(), 1):
+        prefix = f"{lab} ({number} of {len(labs)})"
+        report(f"{prefix}: starting a kernel")
+        outcome = execute(notebook, on_cell=lambda text, prefix=prefix: report(f"{prefix}: {text}"))
+        atomic_write_text(out / f"{lab}.ipynb", notebook_text(notebook))
+        run["labs"].append({"lab": lab, **outcome})
+        run["claims"] += [{"lab": lab, **claim} for claim in displayed(notebook, CLAIM_MIME)]
+        write_json(out / "run.json", run)
+        report(f"{prefix}: {outcome['error'] or 'passed'} in {outcome['seconds']:.0f} s")
+    failed = [entry["lab"] for entry in run["labs"] if entry["status"] != "passed"]
+    if failed:
+        raise NotHeld(f"{len(failed)} of {len(labs)} labs failed: {', '.join(failed)}; see {out}/run.json")
+
+
+def execute(notebook, on_cell=None, fast=None, environment=None):
+    """Execute `notebook` in place in a fresh kernel, up to its first error.
+
+    on_cell(text) is called after each code cell. fast: True or False sets FTLAB_FAST for the kernel, None leaves it.
+    Returns dict(status "passed" or "failed", seconds, peak_rss_mib of the kernel and its children,
+    cells [dict(cell, kind, seconds)], error text or None).
+    """
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+    manager = AsyncKernelManager(kernel_name="python3")
+    watch = _Watch(notebook, on_cell)
+    client = NotebookClient(
+        notebook, km=manager, timeout=None, record_timing=False, store_widget_state=False,
+        on_cell_start=watch.cell_starts, on_cell_executed=watch.cell_ends,
+    )  # fmt: skip
+    client.owns_km = True  # so that the client shuts the kernel down, whatever happens
+    start, sampler = time.perf_counter(), _Sampler(manager)
+    # The kernel's own log lines are of no use to a reader; what a cell writes to stderr comes by message.
+    options = {"env": _environment(fast, environment or {}), "cwd": str(catalogue.ROOT), "stderr": subprocess.DEVNULL}
+    with sampler:
+        problem = _in_thread(lambda: client.execute(**options), manager)
+    if isinstance(problem, CellExecutionError):
+        error = f"cell {watch.current}: {problem.ename}: {' '.join(str(problem.evalue).split())[:300]}"
+    elif isinstance(problem, DeadKernelError):
+        error = f"cell {watch.current}: the kernel died (out of memory?)"
+    elif problem is not None:
+        raise problem
+    else:
+        error = None
+    return {
+        "status": "failed" if error else "passed",
+        "seconds": round(time.perf_counter() - start, 2),
+        "peak_rss_mib": round(sampler.peak / 2**20, 1),
+        "cells": watch.cells,
+        "error": error,
+    }
+
+
+def _in_thread(work, manager):
+    """Do `work` in a thread; return the exception that ended it or None. Ctrl-C kills the kernel and goes on up.
+
+    In the main thread nbclient would take SIGINT for itself and end with an assertion.
+    """
+    ended = []
+
+    def target():
+        try:
+            work()
+        except Exception as problem:
+            ended.append(problem)
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)
+    except KeyboardInterrupt:
+        for process in _processes(manager):
+            process.kill()
+        thread.join(10)
+        raise
+    return ended[0] if ended else None
+
+
+def _processes(manager):
+    """The kernel's process and its children; [] before it starts and after it ends."""
+    import psutil
+
+    pid = getattr(getattr(manager, "provisioner", None), "pid", None)
+    try:
+        kernel = psutil.Process(pid) if pid else None
+        return [kernel, *kernel.children(recursive=True)] if kernel else []
+    except psutil.Error:
+        return []
+
+
+def displayed(notebook, mime):
+    """All values of MIME type `mime` in the outputs of `notebook`, in order."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    return [output["data"][mime] for output in outputs if mime in output.get("data", {})]
+
+
+class _Watch:
+    """Times the cells and tells how far it is."""
+
+    def __init__(self, notebook, on_cell):
+        self.kinds = [cell.metadata.get("ftlab", {}).get("kind", "code") for cell in notebook.cells]
+        self.total = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
+        self.on_cell, self.cells, self.current = on_cell, [], 0
+        self.began = time.perf_counter()
+
+    def cell_starts(self, cell, cell_index):
+        if cell.cell_type == "code":
+            self.current, self.start = cell_index + 1, time.perf_counter()
+
+    def cell_ends(self, cell, cell_index, execute_reply):
+        now = time.perf_counter()
+        entry = {"cell": cell_index + 1, "kind": self.kinds[cell_index], "seconds": round(now - self.start, 3)}
+        self.cells.append(entry)
+        if self.on_cell:
+            done = len(self.cells)
+            left = (now - self.began) / done * (self.total - done)
+            took = f"{entry['kind']}, {entry['seconds']:.1f} s"
+            self.on_cell(f"cell {done} of {self.total}, {took}; about {left:.0f} s left")
+
+
+class _Sampler:
+    """The peak of the resident memory of a kernel and its children, sampled; `peak` in bytes."""
+
+    def __init__(self, manager):
+        self.manager, self.peak = manager, 0
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self.done.set()
+        self.thread.join()
+
+    def _sample(self):
+        import psutil
+
+        while not self.done.wait(SAMPLE_SECONDS):
+            try:
+                self.peak = max(self.peak, sum(process.memory_info().rss for process in _processes(self.manager)))
+            except psutil.Error:
+                pass  # one ended between two looks
+
+
+def _environment(fast, extra):
+    environment = dict(os.environ, FTLAB_HEADLESS="1", PYTHONHASHSEED="0", **extra)
+    # A kernel must import this ftlab, wherever it is started from.
+    paths = [str(catalogue.ROOT), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    if fast is not None:
+        environment["FTLAB_FAST"] = "1" if fast else "0"
+    return environment

@@ -1,0 +1,93 @@
+"""The student's work folder: private copies of the labs, which nothing of ours ever overwrites."""
+
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from ftlab.course import catalogue
+from ftlab.errors import UsageError
+from ftlab.files import atomic_write_bytes, read_json, write_json
+
+RECORD = ".ftlab.json"  # {file: hash of the lab as it was copied}
+
+
+def copy_labs(name=None, folder=None):
+    """Copy the labs (or the one called `name`) into the work folder; return (folder, lines that say what was done).
+
+    A copy that the student has changed stays as it is; where the course has a newer one, that is put beside it as
+    NN_name.new.ipynb.
+    """
+    folder = pathlib.Path(folder or os.environ.get("FTLAB_WORK") or "ftlab-work")
+    labs = catalogue.find_labs([name] if name else ())
+    source = catalogue.labs_folder()
+    labs = labs if name else [lab for lab in labs if _exists(source, lab)]
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: name another work folder with --dir")
+    if folder.resolve() == source.resolve():
+        raise UsageError(f"{folder} holds the course's own labs: name another work folder with --dir")
+    if labs and not _exists(source, labs[0]):
+        raise UsageError(f"lab {labs[0]} is not built yet: run ftlab build {labs[0]}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        record = _record(folder)
+        lines = [line for lab in labs if (line := _copy(source / f"{lab}.ipynb", folder, record))]
+        write_json(folder / RECORD, record)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder} ({error.strerror}): name another work folder with --dir") from None
+    return folder, lines
+
+
+def open_jupyter(folder, name=None, browser=True, port=None):
+    """Start JupyterLab on `folder` and wait until it ends; return its exit status."""
+    if shutil.which("jupyter-lab") is None and not (pathlib.Path(sys.executable).parent / "jupyter-lab").exists():
+        raise UsageError("JupyterLab is not installed: pip install 'ftlab[lab]'")
+    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}"]
+    if name:
+        command.append(f"--LabApp.default_url=/lab/tree/{catalogue.find_labs([name])[0]}.ipynb")
+    command += [] if browser else ["--no-browser"]
+    command += [f"--port={port}"] if port else []
+    return subprocess.run(command, check=False).returncode
+
+
+def _copy(source, folder, record):
+    """Bring one lab; returns what there is to say about it."""
+    data, target = source.read_bytes(), folder / source.name
+    fresh = _hash(data)
+    if not target.exists():
+        atomic_write_bytes(target, data)
+        record[source.name] = fresh
+        return f"copied {source.name} to {folder}"
+    mine = _hash(target.read_bytes())
+    if mine == fresh or record.get(source.name) == fresh:
+        return ""
+    if mine == record.get(source.name):  # untouched: a newer release takes its place
+        atomic_write_bytes(target, data)
+        record[source.name] = fresh
+        return f"brought {source.name} up to date"
+    beside = target.with_suffix(".new.ipynb")
+    if beside.exists() and _hash(beside.read_bytes()) == fresh:
+        return ""
+    if beside.exists() and record.get(beside.name) != _hash(beside.read_bytes()):
+        return f"{source.name} has a newer release, but {beside.name} holds work of yours: rename it and run this again"
+    atomic_write_bytes(beside, data)
+    record[beside.name] = fresh
+    return f"your {source.name} stays; the course's newer one is beside it as {beside.name}"
+
+
+def _record(folder):
+    try:
+        record = read_json(folder / RECORD)
+        return dict(record)
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _exists(source, lab):
+    return (source / f"{lab}.ipynb").exists()
+
+
+def _hash(data):
+    return hashlib.sha256(data).hexdigest()[:16]

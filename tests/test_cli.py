@@ -1,0 +1,91 @@
+"""The command line: help, errors, exit statuses. What the commands do is tested with their floors."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ftlab import cli
+from ftlab.errors import NotHeld, UsageError
+
+COMMANDS = "doctor lab run claims exercises build pretrain new study bench".split()
+
+
+def test_every_command_has_help_with_an_example(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([command, "--help"])
+        assert ended.value.code == 0
+        assert f"example: ftlab {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_without_a_command_there_is_help(capsys):
+    assert cli.main([]) == 2
+    said = capsys.readouterr().out
+    assert all(command in said for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nothing"], ["run"], ["bench", "x"], ["study", "--seeds", "many"], ["build", "--no"]]
+)
+def test_usage_errors_are_one_line(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("ftlab: ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UsageError("name a file"), 2, "ftlab: name a file\n"),
+        (NotHeld("it drifts"), 1, "ftlab: it drifts\n"),
+        (KeyboardInterrupt(), 130, "ftlab: interrupted\n"),
+        (ValueError("odd"), 1, "ftlab: ValueError: odd (--debug shows where)\n"),
+        (ModuleNotFoundError("No module named 'x'", name="x"), 2, "ftlab: this needs x: pip install 'ftlab[lab]'\n"),
+    ],
+)
+def test_errors_become_one_line_and_a_status(error, status, line, capsys, monkeypatch):
+    def fail(options):
+        raise error
+
+    monkeypatch.setattr(cli, "exercises", fail)
+    assert cli.main(["exercises"]) == status
+    assert capsys.readouterr() == ("", line)
+    with pytest.raises(type(error)):
+        cli.main(["exercises", "--debug"])
+
+
+def test_json_is_all_there_is_on_stdout(capsys):
+    for command in ("exercises", "claims"):
+        assert cli.main([command, "--json"]) == 0
+        said = capsys.readouterr()
+        assert isinstance(json.loads(said.out), list) and said.err == ""
+
+
+def test_unknown_labs_and_claims_are_named(capsys):
+    for arguments in (["exercises", "--lab", "zz"], ["study", "C00"], ["build", "zz"], ["lab", "zz"]):
+        assert cli.main(arguments) == 2
+        said = capsys.readouterr().err
+        assert " are: " in said and said.count("\n") == 1
+
+
+def test_a_study_refuses_fast_runs(capsys, monkeypatch):
+    monkeypatch.setenv("FTLAB_FAST", "1")
+    assert cli.main(["study"]) == 2
+    assert "FTLAB_FAST" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_quiet():
+    command = f"{sys.executable} -m ftlab --help | true; {sys.executable} -m ftlab exercises --json | head -c 1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_importing_the_package_or_its_commands_loads_nothing_heavy():
+    heavy = "{'torch', 'numpy', 'transformers', 'matplotlib', 'jupytext', 'nbformat', 'IPython'}"
+    code = f"import sys, ftlab.cli; ftlab.cli.build_parser(); found = {heavy} & set(sys.modules); sys.exit(found or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
