@@ -146,10 +146,11 @@ def claims(options):
     rows = [ledger_row(claim, catalogue.STUDIES) for claim in _claims(options.lab)]
     if options.json:
         return _print_json(rows)
-    _print_table(
-        ["id", "kind", "lab", "claim", "result"],
-        [[row["id"], row["kind"], row["lab"], row["statement"], study_text(row)] for row in rows],
-    )
+    marks = {None: " ", True: "✔", False: "✘"}
+    for row in rows:
+        print(f"{marks[row['holds']]} {row['id']} ({row['kind']}, {row['lab']}) {row['statement']}\n    {study_text(row)}")
+    if not rows:
+        print("(none yet)")
 
 
 def exercises(options):
@@ -186,7 +187,7 @@ def pretrain(options):
     from ftlab.text.corpus import read_texts
     from ftlab.train.pretrain import pretrain_from_text
 
-    texts = read_texts(options.text)
+    texts = read_texts(options.text, progress=_progress)
     callbacks = () if options.json else _training_progress()
     result = pretrain_from_text(
         texts, options.out, steps=options.steps, size=options.size, seed=options.seed, callbacks=callbacks
@@ -194,7 +195,7 @@ def pretrain(options):
     if options.json:
         return _print_json(result)
     for name, value in result.items():
-        print(f"{name}: {value}")
+        print(f"{name}: {_number(value)}")
 
 
 def new(options):
@@ -204,7 +205,7 @@ def new(options):
     from ftlab.profile import machine
 
     name, written = new_lab(options.name)
-    run_study(catalogue.claims(name), None, catalogue.STUDIES, _progress, machine)
+    run_study(catalogue.claims(name), None, catalogue.STUDIES, _progress, lambda: machine(measure=False))
     written += notebooks.build(name, execute=True, on_cell=lambda text: _progress(f"{name}: {text}"))
     print("wrote " + "\n      ".join(written))
     print(f"next: edit them (docs/authoring.md), then ftlab study --lab {name} and ftlab build --execute {name}")
@@ -242,11 +243,10 @@ def bench(options):
         return _print_json(result)
     print("machine: " + ", ".join(f"{key} {value}" for key, value in result["machine"].items()))
     rows = [
-        [row["name"], row["ours"], row.get("peer", row.get("limit", "")), row.get("ratio", ""), row["unit"]]
+        [row["name"], row["ours"], row.get("peer", row.get("limit")), row.get("ratio"), row["unit"]]
         for row in result["rows"]
     ]
-    header = ["name", "ours", "peer or limit", "ratio", "unit"]
-    _print_table(header, [[_number(value) for value in row] for row in rows])
+    _print_table(["name", "ours", "peer or limit", "ratio", "unit"], [list(map(_number, row)) for row in rows])
 
 
 _BENCHES = {"import": "import_"}
@@ -271,6 +271,8 @@ def _progress(text):
 
 
 def _number(value):
+    if value is None:
+        return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -1,9 +1,9 @@
 """The student's work folder: private copies of the labs, which nothing of ours ever overwrites."""
 
 import hashlib
+import importlib.util
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 
@@ -42,14 +42,22 @@ def copy_labs(name=None, folder=None):
 
 def open_jupyter(folder, name=None, browser=True, port=None):
     """Start JupyterLab on `folder` and wait until it ends; return its exit status."""
-    if shutil.which("jupyter-lab") is None and not (pathlib.Path(sys.executable).parent / "jupyter-lab").exists():
+    if importlib.util.find_spec("jupyterlab") is None:
         raise UsageError("JupyterLab is not installed: pip install 'ftlab[lab]'")
-    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}"]
+    try:
+        return subprocess.run(jupyter_command(folder, name, browser, port), check=False).returncode
+    except KeyboardInterrupt:
+        return 0  # Ctrl-C is how one leaves JupyterLab; it has had the signal too
+
+
+def jupyter_command(folder, name=None, browser=True, port=None):
+    """The command that starts JupyterLab on `folder`, at lab `name` where one is given."""
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}"]
     if name:
         command.append(f"--LabApp.default_url=/lab/tree/{catalogue.find_labs([name])[0]}.ipynb")
-    command += [] if browser else ["--no-browser"]
-    command += [f"--port={port}"] if port else []
-    return subprocess.run(command, check=False).returncode
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")  # a container's only user is often root, and JupyterLab refuses root unasked
+    return command + ([] if browser else ["--no-browser"]) + ([f"--port={port}"] if port else [])
 
 
 def _copy(source, folder, record):

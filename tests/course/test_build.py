@@ -1,4 +1,3 @@
-import json
 import re
 
 import nbformat
@@ -130,6 +129,3 @@ def test_an_unjudged_study_fails_the_labs_tests(tree):
     (tree.path / "ftlab/assets/studies/X42b.json").unlink()
     done = tree.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/labs", "-k", "measured")
     assert done.returncode == 1 and "X42b" in done.stdout
-    rows = json.loads(tree.ftlab("claims", "--json").stdout)
-    assert {row["id"]: row["holds"] for row in rows} == {"X42a": True, "X42b": None}
-    assert {row["id"]: row["seeds"] for row in rows} == {"X42a": 1, "X42b": 0}

@@ -8,60 +8,91 @@ import nbformat
 import psutil
 import pytest
 from course.course_tree import LAB
+from nbformat.v4 import new_code_cell, new_notebook
+
+from ftlab.course.runner import displayed, execute
+from ftlab.teach.display import PROBE_MIME
 
 FIELDS = {"lab", "status", "seconds", "peak_rss_mib", "cells", "error"}
+SECOND = "43_second"
 
 
-def result(tree, out="out"):
-    return json.loads((tree.path / out / "run.json").read_text())
+def run(*sources, **options):
+    """What `execute` says of a notebook of these cells, and the notebook."""
+    notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
+    return execute(notebook, **options), notebook
 
 
-def test_a_run_writes_notebooks_and_what_they_took(tree):
-    tree.edit(f"solutions/{LAB}.py", "growth = ", "hoard = bytearray(200 * 2**20)\ntime.sleep(0.5)\ngrowth = ")
-    tree.edit(f"solutions/{LAB}.py", "import random\n", "import random\nimport time\n")
-    done = tree.ftlab("run", "--out", "out", FTLAB_FAST="1")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), "silent where nobody watches"
-    run = result(tree)
-    assert set(run) == {"machine", "labs", "claims"}
-    assert set(run["machine"]) == {"cores", "isa", "memory_gib", "matmul_gflops"}
-    (lab,) = run["labs"]
-    assert set(lab) == FIELDS and (lab["lab"], lab["status"], lab["error"]) == (LAB, "passed", None)
-    assert lab["peak_rss_mib"] > 200 and lab["seconds"] > 0.5
-    slow = max(lab["cells"], key=lambda cell: cell["seconds"])
-    assert slow["kind"] == "experiment" and slow["seconds"] >= 0.5
-    assert [claim["id"] for claim in run["claims"]] == ["X42a", "X42b"]
-    assert {claim["holds"] for claim in run["claims"]} == {None}, "FTLAB_FAST=1 judges nothing"
-    nbformat.validate(nbformat.read(tree.path / "out" / f"{LAB}.ipynb", as_version=4))
+def test_a_run_is_measured():
+    said = []
+    code = "import os, time, IPython.display as d\nhoard = bytearray(200 * 2**20)\ntime.sleep(0.6)"
+    shows = f"d.display({{'{PROBE_MIME}': {{'fast': os.environ['FTLAB_FAST']}}}}, raw=True)"
+    outcome, notebook = run(code, shows, on_cell=said.append, fast=True)
+    assert (outcome["status"], outcome["error"]) == ("passed", None)
+    assert outcome["peak_rss_mib"] > 200 and outcome["seconds"] > 0.6
+    assert [cell["cell"] for cell in outcome["cells"]] == [1, 2] and outcome["cells"][0]["seconds"] >= 0.6
+    assert displayed(notebook, PROBE_MIME) == [{"fast": "1"}]
+    assert "cell 1 of 2" in said[0] and "s left" in said[0]
 
 
-def test_a_lab_that_fails_or_dies_is_reported(tree):
-    tree.edit(f"solutions/{LAB}.py", "growth = ", "growth = 1 / 0 + ")
-    done = tree.ftlab("run", "42", "--out", "out", FTLAB_PROGRESS="1")
-    assert done.returncode == 1 and "1 of 1 labs failed" in done.stderr and "s left" in done.stderr
-    lab = result(tree)["labs"][0]
-    assert lab["status"] == "failed" and "ZeroDivisionError" in lab["error"]
-    tree.edit(f"solutions/{LAB}.py", "1 / 0 + ", "__import__('os')._exit(1) + ")
-    assert tree.ftlab("run", "--out", "out").returncode == 1
-    assert "kernel died" in result(tree)["labs"][0]["error"]
+def test_a_failing_cell_ends_the_run_and_is_named():
+    outcome, _ = run("1", "1 / 0", "print('never')")
+    assert outcome["status"] == "failed" and len(outcome["cells"]) == 2
+    assert outcome["error"] == "cell 2: ZeroDivisionError: division by zero"
 
 
-def test_ctrl_c_keeps_what_is_finished_and_leaves_no_kernel(tree):
-    assert tree.ftlab("new", "43_second").returncode == 0
-    tree.edit("solutions/43_second.py", "growth = ", "__import__('time').sleep(600)\ngrowth = ")
+def test_a_kernel_that_dies_is_reported():
+    outcome, _ = run("import os; os._exit(1)")
+    assert outcome["status"] == "failed" and "kernel died" in outcome["error"]
+
+
+@pytest.fixture
+def two_labs(tree):
+    assert tree.python("-c", f"from ftlab.course.new import new_lab; new_lab('{SECOND}')").returncode == 0
+    return tree
+
+
+def result(tree):
+    return json.loads((tree.path / "out" / "run.json").read_text())
+
+
+def test_the_command_writes_notebooks_and_a_report_and_fails_when_a_lab_does(two_labs):
+    two_labs.edit(f"solutions/{SECOND}.py", "growth = ", "growth = 1 / 0 + ")
+    done = two_labs.ftlab("run", "--out", "out", FTLAB_FAST="1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"ftlab: 1 of 2 labs failed: {SECOND}; see out/run.json\n"
+    report = result(two_labs)
+    assert set(report) == {"machine", "labs", "claims"}
+    assert set(report["machine"]) == {"cores", "isa", "memory_gib", "matmul_gflops"}
+    assert all(set(lab) == FIELDS for lab in report["labs"])
+    assert [(lab["lab"], lab["status"]) for lab in report["labs"]] == [(LAB, "passed"), (SECOND, "failed")]
+    assert "ZeroDivisionError" in report["labs"][1]["error"]
+    assert [(claim["lab"], claim["id"]) for claim in report["claims"]] == [(LAB, "X42a"), (LAB, "X42b")]
+    assert {claim["holds"] for claim in report["claims"]} == {None}, "FTLAB_FAST=1 judges nothing"
+    nbformat.validate(nbformat.read(two_labs.path / "out" / f"{LAB}.ipynb", as_version=4))
+
+
+def test_ctrl_c_keeps_what_is_finished_and_leaves_no_kernel(two_labs):
+    two_labs.edit(f"solutions/{SECOND}.py", "growth = ", "__import__('time').sleep(600)\ngrowth = ")
     process = subprocess.Popen(
-        [sys.executable, "-m", "ftlab", "run", "--out", "out"], cwd=tree.path, text=True,
-        stderr=subprocess.PIPE, env=tree.environment(FTLAB_PROGRESS="1"),
+        [sys.executable, "-m", "ftlab", "run", "--out", "out"], cwd=two_labs.path, text=True,
+        stderr=subprocess.PIPE, env=two_labs.environment(FTLAB_PROGRESS="1", FTLAB_FAST="1"),
+        # Tests that run in a shell's background inherit an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    for line in process.stderr:
-        if "43_second" in line and "play" in line:
-            break
-    time.sleep(0.5)  # into the long cell
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert children
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    try:
+        for line in process.stderr:
+            if SECOND in line and "play" in line:
+                break
+        time.sleep(0.5)  # into the long cell
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130 and said.splitlines()[-1] == "ftlab: interrupted"
-    assert [lab["lab"] for lab in result(tree)["labs"]] == [LAB]
+    assert [lab["lab"] for lab in result(two_labs)["labs"]] == [LAB]
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from ftlab.course import catalogue
-from ftlab.course.workfolder import copy_labs
+from ftlab.course.workfolder import copy_labs, jupyter_command
 from ftlab.errors import UsageError
 
 LAB, OTHER = "01_one", "02_two"
@@ -87,3 +87,14 @@ def test_folders_that_will_not_do(labs, tmp_path):
             copy_labs(folder=folder)
     with pytest.raises(UsageError, match="not built yet"):
         copy_labs("03_unbuilt")
+
+
+def test_jupyterlab_starts_in_the_work_folder_at_the_lab(labs, monkeypatch):
+    folder, _ = copy_labs("1")
+    command = jupyter_command(folder, "1", browser=False, port=8899)
+    assert f"--ServerApp.root_dir={folder.resolve()}" in command and "--port=8899" in command
+    assert f"--LabApp.default_url=/lab/tree/{LAB}.ipynb" in command and "--no-browser" in command
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert "--allow-root" in jupyter_command(folder)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert not {"--allow-root", "--no-browser"} & set(jupyter_command(folder))

@@ -24,3 +24,12 @@ def random_model(seed=0, **changes):
 @pytest.fixture(name="random_model")
 def random_model_fixture():
     return random_model
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small gain nothing from a second thread, and lose much where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -181,18 +181,19 @@ def test_filter_against_their_warpers(temperature, top_k, top_p):
 
 @pytest.mark.parametrize("num_beams, length_penalty", [(1, 1.0), (2, 1.0), (4, 1.0), (5, 0.4), (3, 2.0)])
 def test_beam_search_equals_hugging_face(random_model, num_beams, length_penalty):
-    found_end = 0
-    for seed, prompt in enumerate(prompts_of(9, num_beams, vocab=8)):
-        model = random_model(seed % 3, vocab_size=8)
-        ours, score = beam_search(model, prompt, 10, num_beams, eos_id=2, length_penalty=length_penalty)
+    lengths = []
+    for seed, prompt in enumerate(prompts_of(9, num_beams, vocab=20)):
+        model = random_model(seed % 3, vocab_size=20, tie_word_embeddings=False)
+        end = generate(model, [prompt], 5, temperature=0)[0][seed % 5]  # a token that does come up
+        ours, score = beam_search(model, prompt, 10, num_beams, eos_id=end, length_penalty=length_penalty)
         more = {"length_penalty": length_penalty, "early_stopping": False} if num_beams > 1 else {}
         theirs = hf_generate(to_hf(model), prompt, max_new_tokens=10, do_sample=False, num_beams=num_beams,
-                             eos_token_id=2, **more)
+                             eos_token_id=end, **more)
         assert ours == theirs, seed
-        found_end += len(ours) < 10
-        whole = prompt + ours + [2] * (len(ours) < 10)
+        lengths.append(len(ours))
+        whole = prompt + ours + [end] * (len(ours) < 10)
         assert score == pytest.approx(sequence_logprobs(model, [whole], [len(prompt)]).item(), abs=1e-4)
-    assert found_end, "no text ended: the end token was never tried"
+    assert min(lengths) < 10 and len(set(lengths)) > 1, "too few ways to end were tried"
 
 
 def test_one_beam_is_greedy_and_many_are_exhaustive(random_model):

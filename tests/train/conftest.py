@@ -37,3 +37,12 @@ def tiny_rows_fixture():
 @pytest.fixture
 def batches():
     return RowBatches(tiny_rows(), 60, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small gain nothing from a second thread, and lose much where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -65,10 +65,10 @@ def kill_at_a_random_moment(run, rng):
     more, while_writing = rng.randrange(1, 20), rng.random() < 0.5
     # A run that is over before its moment came is not killed; the pid is a zombie at most until `wait`.
     while len(run.events()) < before + more and pathlib.Path(f"/proc/{pid}").exists():
-        time.sleep(0)
+        time.sleep(0.0005)
     if while_writing:
         while not list(run.out.glob(".checkpoint.pt.*")) and pathlib.Path(f"/proc/{pid}").exists():
-            time.sleep(0)
+            time.sleep(0.0005)
     else:
         time.sleep(rng.random() * 0.003)
     with contextlib.suppress(ProcessLookupError):

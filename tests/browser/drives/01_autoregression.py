@@ -2,7 +2,7 @@
 
 EXPLORER = "widgets.next_token_explorer("
 BOX = "widgets.tokenizer_box("
-BUTTON = "Train the model with BERT's masks, and let it write (40 s)"
+BUTTON = "Train the model with BERT's masks, and let it write (about a minute)"
 
 
 def drive(page, nb):
