@@ -148,7 +148,8 @@ def claims(options):
         return _print_json(rows)
     marks = {None: " ", True: "✔", False: "✘"}
     for row in rows:
-        print(f"{marks[row['holds']]} {row['id']} ({row['kind']}, {row['lab']}) {row['statement']}\n    {study_text(row)}")
+        print(f"{marks[row['holds']]} {row['id']} ({row['kind']}, {row['lab']}) {row['statement']}")
+        print(f"    {study_text(row)}")
     if not rows:
         print("(none yet)")
 

@@ -272,9 +272,10 @@ plots.scatter({"a story each": (true, ours), "equality": (line, line)}, xlabel="
 # ### Is the likeliest text the best one?
 #
 # Greedy takes the likeliest *token* each time, which need not give the likeliest *text*. **Beam search** keeps several
-# unfinished texts at a time and follows the best of all their continuations. It finds likelier texts, and you can see
-# below what those are like. *Look at* the last number: what the surprisal of a text is when the world's own generator
-# wrote it. Sampling lands where real texts are; maximising lands where no author would (Holtzman et al. 2020).
+# unfinished texts at a time and follows the best of all their continuations; that is no guarantee either, only a wider
+# search. *Look at* the cost of each text, its $-\log p$ from the same prompt on, and then at the last line: what the
+# stories cost that the world's own generator tells. Which way of choosing lands where those are? (Holtzman et al. 2020
+# found the same in English: people do not write the likeliest text.)
 
 # %%
 from ftlab.model import beam_search
@@ -288,11 +289,10 @@ found = {
 }
 for name, new in found.items():
     values = surprisals(model, prompt + new)[start - 1:]
-    print(f"\n{name}: {values.mean():.3f} nats per token")
+    print(f"\n{name}: {values.sum():.1f} nats over {len(new)} tokens")
     show(first_story(tokenizer.decode(prompt + new)))
-lengths = [len(tokenizer.encode(story.text, eos=True)) for story in stories]
-per_token = [value / count for value, count in zip(ours, lengths)]
-print(f"\nstories of the world itself: {statistics.fmean(per_token):.3f} nats per token")
+sizes = [len(tokenizer.encode(story.text)) for story in stories]
+print(f"\nstories of the world itself: {statistics.fmean(ours):.1f} nats over {statistics.fmean(sizes):.0f} tokens")
 
 # %% [markdown]
 # ### Why the past stays put: the causal mask
@@ -583,8 +583,8 @@ plots.prediction_vs_result(lab.prediction("growth"), grows["without a cache"], u
 # A third, trained on BERT's scattered masks, waits in the committed study, with three ways of making it write.
 
 # %% ftlab="play"
-lab.predict("masked", "The causal model keeps every rule in about half of its stories after 300 steps. And the masked "
-            "model with suffix masks?", low=0, high=1, percent=True)
+lab.predict("masked", "After 300 steps the causal model tells whole stories, and some of them keep every rule. What share "
+            "of the masked model's stories, with suffix masks, will keep every rule?", low=0, high=1, percent=True)
 
 # %% ftlab="experiment"
 from ftlab.model import generate  # your loop with your cache and your filters, for many texts at a time
@@ -739,9 +739,10 @@ plots.prediction_vs_result(lab.prediction("valid"), cool[1], percent=True,
                            label="stories with every rule kept at T = 0.5")
 
 # %% [markdown]
-# The committed study has more settings, three trained models and three times the stories. *Look at* where the two
-# lines run: does one way of taking less chance keep more diversity at the same validity than the other? And set the
-# printed diversity of the world itself beside it: variety beyond that is not the world's.
+# The committed study has more settings, three trained models and three times the stories. *Look at* each line from its
+# careful end to its free end. Where does it run down and to the right, as a trade should? Is there a setting that is
+# worse than another in *both* ways, so that nobody should use it? And set the printed diversity of the world itself
+# beside it: variety beyond that is not the world's.
 
 
 # %%
@@ -791,7 +792,8 @@ ratio = grows["without a cache"] / grows["with your cache"]
 lab.claim("C06", ratio if largest <= 1e-4 else 0.0, largest_difference=largest)
 
 # %% [markdown]
-# A sampler's settings have no best value, only a place on a frontier.
+# Do both knobs trade, over their whole range? The claim asks it of both, from end to end; its note says what the study
+# found. A model that is still unsure of the right token gains little from being held to its likeliest ones.
 
 # %% ftlab="result" claim="C07"
 lab.claim("C07", min(cool[1] - hot[1], hot[0] - cool[0], nucleus[1] - fair[1], fair[0] - nucleus[0]))
@@ -800,11 +802,11 @@ lab.claim("C07", min(cool[1] - hot[1], hot[0] - cool[0], nucleus[1] - fair[1], f
 # ## What people get wrong
 #
 # - *“Greedy (or beam search) writes the best text, since it is the likeliest.”* You measured it: the world's own
-#   stories have far higher surprisal than greedy ones. To be typical is not to be likeliest.
+#   stories cost more nats than greedy ones. To be typical is not to be likeliest.
 # - *“The KV cache trades accuracy for speed.”* It stores what would be computed again. You measured the difference of
 #   the logits: rounding.
-# - *“Temperature makes the model more creative.”* It flattens the same forecasts. Along the frontier, what comes in as
-#   variety goes out as rules kept.
+# - *“Temperature makes the model more creative.”* It flattens the same forecasts: no fact is in them that was not
+#   there. Look at the study's line from T = 1 to 1.3, and at what goes out as variety comes in.
 # - *“BERT sees more, so it must be the better language model.”* For filling a gap, seeing more helps; for writing, its
 #   training asked too few of the right questions.
 # - *“A lower perplexity is a better model.”* Only on the same text *and* the same tokenizer: perplexity is per token,

@@ -3,8 +3,8 @@
 Three questions, each answered by runs that take turns:
 
 1. Useful tokens (those with a label) per second. All start from the same weights (the peers' as a LlamaForCausalLM)
-   and see the same batches in the same order: the peers' dataset is our batch source, one item a batch, so collation
-   is the same work. AdamW (fused, torch's) on all sides, as that is the peers' default; ours with Muon as well.
+   and see the same batches in the same order: the peers' collator asks our batch source for them, so collation is the
+   same work. AdamW (fused, torch's) on all sides, as that is the peers' default; ours with Muon as well.
 2. Floating-point operations, 6 · parameters · useful tokens, per second, as a share of the rate of a large float32
    matrix product measured in the same rounds; and a profile of where a step's time goes.
 3. Time until 90 % of sampled stories of the small world keep hero and object. Ours is the labs' recipe (Muon) at five
@@ -15,10 +15,11 @@ Three questions, each answered by runs that take turns:
 
 The peers' settings: float32, use_cpu, no gradient checkpointing, no logging, no saving, no progress bar, gradients
 clipped at 1; batches carry no attention mask (rows are padded on the right and the model is causal), which spares the
-peers the work of one. The rest are their defaults: Trainer's loss and its count of tokens, SFTTrainer's fused head
+peers the work of one; SFTTrainer insists on a mask and gets all ones, which the model drops at once. The rest are their defaults: Trainer's loss and its count of tokens, SFTTrainer's fused head
 with its entropy and accuracy metrics.
 """
 
+import dataclasses
 import functools
 import math
 import statistics
@@ -31,7 +32,7 @@ from ftlab import profile
 from ftlab.bench.common import against, alone, paired, quiet_peers, take_turns, tell
 from ftlab.model import ModelConfig, Transformer, from_hf, to_hf
 from ftlab.train import TrainConfig, train
-from ftlab.train.recipes import small_recipe
+from ftlab.train.recipes import small_recipe, small_tokenizer
 from ftlab.train.schedule import factor
 
 SIZES = {
@@ -121,29 +122,21 @@ def _peer_rate(peer, start, batches, warm, steps, scratch):
     return tokens / (marks[warm + steps] - marks[warm])
 
 
-class BatchDataset(torch.utils.data.Dataset):
-    """Our batch source as a dataset whose items are whole batches, for a peer to take one by one."""
-
-    def __init__(self, batches, steps):
-        self.batches, self.steps = batches, steps
-
-    def __len__(self):
-        return self.steps
-
-    def __getitem__(self, step):
-        batch = self.batches(step)
-        return {"input_ids": batch.input_ids, "labels": batch.labels}
-
-
 def make_peer(peer, model, batches, steps, scratch, callbacks=(), lr=1e-3, lr_factor=None):
-    """A peer's trainer that will take `steps` steps. lr_factor(step): its schedule, else its default (linear to 0)."""
+    """A peer's trainer that will take `steps` steps. lr_factor(step): its schedule, else its default (linear to 0).
+
+    Its dataset holds the numbers of the steps; its collator makes the batch of each, as our loop does.
+    """
+    from transformers import PrinterCallback
+
     settings = {
         "output_dir": scratch, "max_steps": steps, "per_device_train_batch_size": 1, "learning_rate": lr,
         "train_sampling_strategy": "sequential", "remove_unused_columns": False, "use_cpu": True, "bf16": False,
         "fp16": False, "gradient_checkpointing": False, "save_strategy": "no", "logging_strategy": "no",
         "report_to": "none", "disable_tqdm": True, "seed": 0}
-    data = {"train_dataset": BatchDataset(batches, steps), "data_collator": lambda items: items[0],
-            "callbacks": list(callbacks)}
+    numbers = [{"step": step} for step in range(steps)]
+    collate = functools.partial(_collate, batches, peer == "TRL SFTTrainer")
+    data = {"data_collator": collate, "callbacks": list(callbacks)}
     if lr_factor is not None:
         # Trainer's own default optimizer, built here because a schedule of one's own comes only with an optimizer.
         optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0,
@@ -153,13 +146,22 @@ def make_peer(peer, model, batches, steps, scratch, callbacks=(), lr=1e-3, lr_fa
     if peer == "transformers.Trainer":
         from transformers import Trainer, TrainingArguments
 
-        return Trainer(model, TrainingArguments(**settings), **data)
-    from trl import SFTConfig, SFTTrainer
+        trainer = Trainer(model, TrainingArguments(**settings), train_dataset=numbers, **data)
+    else:
+        from datasets import Dataset
+        from trl import SFTConfig, SFTTrainer
 
-    from ftlab.train.recipes import small_tokenizer
+        arguments = SFTConfig(**settings, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
+        trainer = SFTTrainer(model, arguments, train_dataset=Dataset.from_list(numbers),
+                             processing_class=small_tokenizer().to_hf(), **data)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
-    arguments = SFTConfig(**settings, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
-    return SFTTrainer(model, arguments, processing_class=small_tokenizer().to_hf(), **data)
+
+def _collate(batches, with_mask, items):
+    batch = batches(items[0]["step"])
+    mask = {"attention_mask": torch.ones_like(batch.input_ids)} if with_mask else {}
+    return {"input_ids": batch.input_ids, "labels": batch.labels} | mask
 
 
 GROUPS = {
@@ -248,8 +250,6 @@ def _share(recipe, model, step, samples):
 
 def _ours_time(recipe, multiple, judge, target, every, limit):
     """Training seconds until `judge` gives `target`; inf where that takes `limit` seconds or never happens."""
-    import dataclasses
-
     config = dataclasses.replace(recipe.config, lr=multiple * recipe.config.lr, eval_every=every,
                                  muon_lr=multiple * recipe.config.muon_lr)
     clock = [0.0]
