@@ -793,7 +793,7 @@ lab.claim("C06", ratio if largest <= 1e-4 else 0.0, largest_difference=largest)
 
 # %% [markdown]
 # Do both knobs trade, over their whole range? The claim asks it of both, from end to end; its note says what the study
-# found. A model that is still unsure of the right token gains little from being held to its likeliest ones.
+# found.
 
 # %% ftlab="result" claim="C07"
 lab.claim("C07", min(cool[1] - hot[1], hot[0] - cool[0], nucleus[1] - fair[1], fair[0] - nucleus[0]))
