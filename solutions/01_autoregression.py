@@ -257,8 +257,8 @@ lab.probe("perplexity", {"surprisals": surprisals(table_model, sentence),
 # %% [markdown]
 # Our world has a luxury that real language lacks: the stories come from a known generator, which can say the *exact*
 # probability of each. So we can hold the model's sum of one hundred small forecasts against the truth. *Look at* how
-# close the points are to the line of equality. On average they lie a little above it: the model also has to pay for
-# not knowing that a bare story will come, rather than a list or a heading, and for what it has not learned.
+# close the points are to the line of equality. They lie above it: the model also has to pay for not knowing that a
+# bare story will come, rather than a list or a heading, and for what it has not learned.
 
 # %%
 stories = world.sample(profile.steps(60, 8), seed=11, split="test")

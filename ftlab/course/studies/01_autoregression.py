@@ -290,8 +290,8 @@ CLAIMS = [
         statement="A masked model of equal size, data and steps, made to write from left to right, keeps the rules "
                   "less often than the causal model, even when it was trained on masked suffixes.",
         metric=f"share of stories with every rule kept, causal minus the best masked way ({STEPS} steps, small world)",
-        note="The causal model is ahead in each of the three runs (by 20 to 59 points), but after so short a training its own "
-             "share differs so much from seed to seed that the interval does not clear the margin.",
+        note="The causal model is ahead in each of the three runs (by 20 to 59 points), but after so short a training "
+             "its own share differs so much from seed to seed that the interval does not clear the margin.",
     ),
     Claim(
         id="C06", kind="measured", lab=LAB, measure=measure_cache, at_least=3.0, seeds=3, unit="times",
