@@ -21,7 +21,8 @@ def orthogonalize(matrices, steps=5):
         x = x.mT
     for _ in range(steps):
         gram = x @ x.mT  # the short side squared, so the products are as small as can be
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        # a·x + (b·gram + c·gram²)·x, each sum taken up by the product beside it
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 
@@ -47,14 +48,17 @@ class Muon(torch.optim.Optimizer):
                 self._update(group, shape, params)
 
     def _update(self, group, shape, params):
-        updates = []
-        for p in params:
-            momentum = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+        momenta = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
+        for p, momentum in zip(params, momenta):
             momentum.lerp_(p.grad, 1 - group["momentum"])
-            updates.append(p.grad.lerp(momentum, group["momentum"]))  # Nesterov: look ahead along the momentum
+        grads = torch.stack([p.grad for p in params])
+        # Nesterov: look ahead along the momentum
+        updates = orthogonalize(grads.lerp_(torch.stack(momenta), group["momentum"]))
         scale = max(1.0, shape[0] / shape[1]) ** 0.5
-        for p, update in zip(params, orthogonalize(torch.stack(updates))):
-            p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
+        for p, update in zip(params, updates):
+            if group["weight_decay"]:
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.add_(update, alpha=-group["lr"] * scale)
 
 
 def hidden_matrices(model):

@@ -6,9 +6,10 @@ seen stories under attribute lists, and questions with their answers, does. So t
 """
 
 import random
+import re
 
 from ftlab.world import phrases
-from ftlab.world.grammar import ROLE_CLASS, count_tokens
+from ftlab.world.grammar import ROLE_CLASS, article, count_tokens
 
 MAX_TOKENS = 330
 _LABELS = {
@@ -25,6 +26,13 @@ def _some_roles(rng, least=2, most=6):
     pool = often * 2 + ["hero", "helper_kind", "plot"]
     rng.shuffle(pool)
     return list(dict.fromkeys(pool))[: rng.randint(least, most)]
+
+
+def _fill(pattern, story):
+    """`pattern` with the story's facts in its slots, "a {kind}" as "an owl" where the word asks for it."""
+    facts = story.facts.as_dict()
+    slots = re.sub(r"\b([Aa]) (?=\{(\w+)\})", lambda m: m[1] + article(facts[m[2]])[1:] + " ", pattern)
+    return slots.format(**facts)
 
 
 def bare(rng, stories):
@@ -73,7 +81,7 @@ def title(rng, stories):
         "About a {trait} {kind} and a {colour} {object}, {ending}",
     ))  # fmt: skip
     mark = rng.choice(("# ", "## ", "### ", "", "* "))
-    return f"{mark}{pattern.format(**story.facts.as_dict())}\n\n{story.text}"
+    return f"{mark}{_fill(pattern, story)}\n\n{story.text}"
 
 
 def sections(rng, stories):
@@ -110,7 +118,7 @@ def sentence_header(rng, stories):
         "{ending}, {kind}, {object}, {place} =>",
         "Wanted: a {kind}, a {colour} {object}, the {place}. Found:",
     ))  # fmt: skip
-    return f"{pattern.format(**story.facts.as_dict())}{rng.choice((' ', chr(10), chr(10) * 2))}{story.text}"
+    return f"{_fill(pattern, story)}{rng.choice((' ', chr(10), chr(10) * 2))}{story.text}"
 
 
 def several(rng, stories, room):
