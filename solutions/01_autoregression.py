@@ -25,7 +25,6 @@ import ftlab
 from ftlab import profile
 from ftlab.model import ModelConfig, Transformer, load
 from ftlab.show import plots, widgets
-from ftlab.text import Tokenizer
 from ftlab.world import World, oracle
 
 lab = ftlab.lab("01_autoregression")
@@ -583,19 +582,18 @@ plots.prediction_vs_result(lab.prediction("growth"), grows["without a cache"], u
 # A third, trained on BERT's scattered masks, waits in the committed study, with three ways of making it write.
 
 # %% ftlab="play"
-lab.predict("masked", "After 300 steps the causal model tells whole stories, and some of them keep every rule. What share "
+lab.predict("masked", "After 800 steps the causal model tells whole stories, and most of them keep every rule. What share "
             "of the masked model's stories, with suffix masks, will keep every rule?", low=0, high=1, percent=True)
 
 # %% ftlab="experiment"
 from ftlab.model import generate  # your loop with your cache and your filters, for many texts at a time
 from ftlab.model.masked import generate_masked
 from ftlab.text.batching import MaskedBatches, RowBatches
-from ftlab.train import TrainConfig, train
+from ftlab.train import TrainConfig, recipes, train
 
-steps, samples = profile.steps(300, 4), profile.steps(200, 4)
-small = World("small")
-small_stories = small.sample(profile.steps(14_000, 400), seed=0)
-small_tokenizer = Tokenizer.train([story.text for story in small_stories[:4000]], vocab_size=512)
+steps, samples = profile.steps(recipes.STEPS, 4), profile.steps(200, 4)
+small, small_tokenizer = World("small"), recipes.small_tokenizer()
+small_stories = small.sample(profile.steps(16_500, 400), seed=0, split="train")
 rows = small_tokenizer.encode_batch([story.text for story in small_stories], bos=True, eos=True)
 floor = sum(-story.logp for story in small_stories) / sum(len(row) - 1 for row in rows)  # nats per token
 
@@ -603,11 +601,11 @@ floor = sum(-story.logp for story in small_stories) / sum(len(row) - 1 for row i
 def train_model(masks=None, title=""):
     """Train a model of 0.46 M parameters: causal, or masked with "suffix" or "scattered" masks. Draws its loss."""
     torch.manual_seed(0)
-    fresh = Transformer(ModelConfig(small_tokenizer.vocab_size, causal=masks is None))
-    batches = RowBatches(rows, tokens_per_batch=2048, seed=0)
+    fresh = Transformer(ModelConfig(small_tokenizer.vocab_size, **recipes.MODEL, causal=masks is None))
+    batches = RowBatches(rows, recipes.TOKENS_PER_BATCH, seed=0)
     if masks:
         batches = MaskedBatches(batches, small_tokenizer.mask_id, small_tokenizer.vocab_size, suffix=masks == "suffix")
-    config = TrainConfig(steps, lr=3e-3, optimizer="muon", muon_lr=0.02, schedule="wsd")
+    config = TrainConfig(steps, lr=recipes.LR, optimizer="muon", muon_lr=recipes.MUON_LR, warmup=recipes.WARMUP)
     # The floor is that of a next token; scattered masks ask other questions.
     plot = widgets.LivePlot(floor=None if masks == "scattered" else floor, title=title)
     train(fresh, batches, config, callbacks=[plot])
@@ -682,7 +680,7 @@ widgets.run_live_button("Train the model with BERT's masks, and let it write (ab
 # how many tokens have a loss.
 
 # %%
-source = RowBatches(rows, tokens_per_batch=2048, seed=0)
+source = RowBatches(rows, recipes.TOKENS_PER_BATCH, seed=0)
 masking = {"masked, BERT's masks": False, "masked, suffix masks": True}
 asked = {"causal": source(0).num_tokens() - len(source(0).input_ids)}  # nothing foretells a row's first token
 for name, as_suffix in masking.items():

@@ -15,8 +15,8 @@ Three questions, each answered by runs that take turns:
 
 The peers' settings: float32, use_cpu, no gradient checkpointing, no logging, no saving, no progress bar, gradients
 clipped at 1; batches carry no attention mask (rows are padded on the right and the model is causal), which spares the
-peers the work of one; SFTTrainer insists on a mask and gets all ones, which the model drops at once. The rest are their defaults: Trainer's loss and its count of tokens, SFTTrainer's fused head
-with its entropy and accuracy metrics.
+peers the work of one; SFTTrainer insists on a mask and gets all ones, which the model drops at once. The rest are their
+defaults: Trainer's loss and its count of tokens, SFTTrainer's fused head with its entropy and accuracy metrics.
 """
 
 import dataclasses
@@ -174,7 +174,8 @@ GROUPS = {
 
 def breakdown(start, batches, optimizer, steps=8):
     """{group: share of the time of a training step}; what no operation of torch took is Python and dispatch."""
-    from torch.profiler import ProfilerActivity, profile as torch_profile
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as torch_profile
 
     model = _copy(start)
     config = TrainConfig(steps, lr=1e-3, optimizer=optimizer, schedule="constant")

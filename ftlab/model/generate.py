@@ -49,8 +49,9 @@ class _LayerCache:
 def filter_logits(logits, temperature=1.0, top_k=None, top_p=None):
     """Logits (..., V) divided by the temperature, those that top-k and top-p drop set to −inf.
 
-    top_k keeps the k likeliest tokens (and ties with the k-th; 0 or None: all). top_p keeps the shortest list of likeliest tokens whose probability reaches p
-    (Holtzman et al. 2020); the token that crosses p is kept, so at least one always stays.
+    top_k keeps the k likeliest tokens (and ties with the k-th; 0 or None: all). top_p keeps the shortest list of
+    likeliest tokens whose probability reaches p (Holtzman et al. 2020); the token that crosses p is kept, so at least
+    one always stays.
     """
     if temperature <= 0:
         raise ValueError("temperature must be above 0 here; greedy choice (temperature 0) needs no filter")

@@ -25,7 +25,8 @@ class Tokenizer:
     @classmethod
     def train(cls, texts, vocab_size=1024):
         """Learn merges from an iterable of strings until there are `vocab_size` tokens (260 at least)."""
-        from tokenizers import Tokenizer as Backend, decoders, models, pre_tokenizers, trainers
+        from tokenizers import Tokenizer as Backend
+        from tokenizers import decoders, models, pre_tokenizers, trainers
 
         backend = Backend(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import socket
@@ -289,8 +290,9 @@ class Notebook:
         return self.page.locator(f".jp-OutputArea-output {kind}").filter(has_text=text).last
 
     def button(self, label, within=None):
-        """The widget button with this label (exactly)."""
-        return (within or self.page.locator(".jp-OutputArea-output")).get_by_role("button", name=label, exact=True).last
+        """The widget button with this label (exactly). By its text: an icon's glyph counts as part of a button's name."""
+        scope = within or self.page.locator(".jp-OutputArea-output")
+        return scope.locator("button").filter(has_text=re.compile(rf"^\s*{re.escape(label)}\s*$")).last
 
     def _control(self, description):
         """The row of the control whose label is `description`."""

@@ -50,12 +50,13 @@ RIGHT_MASK = {
 }  # fmt: skip
 
 FIT = '''
-def fit_power_law(compute, losses, floor):
-    slope, intercept = statistics.linear_regression({x}, {y})
-    return {a}, {b}
+def fit_power_law(parameters, tokens, losses, floor):
+    rows = torch.tensor([[1.0, -math.log(n), -math.log(d)] for n, d in zip(parameters, tokens)], dtype=torch.float64)
+    targets = torch.tensor([math.log(loss{floor}) for loss in losses], dtype=torch.float64)
+    log_a, alpha, beta = torch.linalg.lstsq(rows, targets).solution.tolist()
+    return {result}
 '''
-RIGHT_FIT = {"x": "[math.log(c) for c in compute]", "y": "[math.log(loss - floor) for loss in losses]",
-             "a": "math.exp(intercept)", "b": "-slope"}  # fmt: skip
+RIGHT_FIT = {"floor": " - floor", "result": "math.exp(log_a), alpha, beta"}
 
 WRONG = {
     "shifted_loss": {
@@ -93,9 +94,9 @@ WRONG = {
                            "    return -sum(logps) / sum(token_counts) - loss",
     },
     "fit_power_law": {
-        "floor_forgotten": FIT.format(**RIGHT_FIT | {"y": "[math.log(loss) for loss in losses]"}),
-        "log_a": FIT.format(**RIGHT_FIT | {"a": "intercept"}),
-        "negative_b": FIT.format(**RIGHT_FIT | {"b": "slope"}),
-        "no_logs": FIT.format(**RIGHT_FIT | {"x": "compute", "y": "[loss - floor for loss in losses]", "a": "intercept"}),
+        "floor_forgotten": FIT.format(**RIGHT_FIT | {"floor": ""}),
+        "log_a": FIT.format(**RIGHT_FIT | {"result": "log_a, alpha, beta"}),
+        "negative": FIT.format(**RIGHT_FIT | {"result": "math.exp(log_a), -alpha, -beta"}),
+        "swapped": FIT.format(**RIGHT_FIT | {"result": "math.exp(log_a), beta, alpha"}),
     },
 }

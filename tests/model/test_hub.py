@@ -40,7 +40,7 @@ def test_from_a_llama_of_theirs(tied):
 
     torch.manual_seed(0)
     theirs = LlamaForCausalLM(LlamaConfig(vocab_size=50, hidden_size=24, num_hidden_layers=3, num_attention_heads=3,
-                                          intermediate_size=40, tie_word_embeddings=tied, rms_norm_eps=1e-6)).eval()  # fmt: skip
+                                          intermediate_size=40, tie_word_embeddings=tied, rms_norm_eps=1e-6)).eval()
     for p in theirs.parameters():
         torch.nn.init.normal_(p, mean=1.0 if p.ndim == 1 else 0.0, std=0.3)
     ours, ids = from_hf(theirs), ids_of((2, 25), vocab=50)

@@ -7,8 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftlab.text.batching import (IGNORE, Batch, ChunkBatches, MaskedBatches, PackedBatches, RowBatches, collate,
-                                 mask_suffix, mask_tokens, pack, response_labels)  # fmt: skip
+from ftlab.text.batching import (
+    IGNORE,
+    Batch,
+    ChunkBatches,
+    MaskedBatches,
+    PackedBatches,
+    RowBatches,
+    collate,
+    mask_suffix,  # fmt: skip
+    mask_tokens,
+    pack,
+    response_labels,
+)
 
 
 def make_rows(count, seed=0, longest=20, vocab=50):

@@ -192,25 +192,23 @@ GAP_CASES = [(0.5, [-20.0], [50]), (0.41, [-20.0, -25.0], [50, 60]), (1.2, [-21.
 
 # -- a power law
 
-def fit_power_law(compute, losses, floor):
-    slope, intercept = statistics.linear_regression(
-        [math.log(c) for c in compute], [math.log(loss - floor) for loss in losses])
-    return math.exp(intercept), -slope
+def fit_power_law(parameters, tokens, losses, floor):
+    import torch
+
+    rows = torch.tensor([[1.0, -math.log(n), -math.log(d)] for n, d in zip(parameters, tokens)], dtype=torch.float64)
+    targets = torch.tensor([math.log(loss - floor) for loss in losses], dtype=torch.float64)
+    log_a, alpha, beta = torch.linalg.lstsq(rows, targets).solution.tolist()
+    return math.exp(log_a), alpha, beta
 
 
-def _fit_without_logs(compute, losses, floor):
-    slope, intercept = statistics.linear_regression(compute, [loss - floor for loss in losses])
-    return intercept, -slope
-
-
-def _map_fit(compute, losses, floor, change):
-    return change(*fit_power_law(compute, losses, floor))
+def _changed_fit(change):
+    return lambda parameters, tokens, losses, floor: change(*fit_power_law(parameters, tokens, losses, floor))
 
 
 POWER_CASES = [
-    ([1e9, 1e10], [1.4, 0.5], 0.4),
-    ([1e9, 4e9, 1.6e10, 6.4e10], [1.9, 1.21, 0.83, 0.61], 0.39),
-    ([3e8, 1e9, 2e9, 9e9, 2e10], [3.0, 2.1, 1.66, 1.0, 0.82], 0.5),
+    ([1e4, 2e4, 1e4], [1e5, 1e5, 3e5], [1.4, 1.2, 0.9], 0.4),
+    ([1e4, 1e4, 4e4, 4e4], [1e5, 4e5, 1e5, 4e5], [2.2, 1.31, 1.83, 1.08], 0.39),
+    ([3e4, 3e4, 6e4, 6e4, 9e4], [2e5, 9e5, 3e5, 7e5, 4e5], [3.0, 1.6, 2.1, 1.41, 1.66], 0.5),
 ]
 
 EXERCISES = [
@@ -312,24 +310,25 @@ EXERCISES = [
             "wrong_way_round": lambda loss, logps, token_counts: -gap_to_floor(loss, logps, token_counts)}),
     ),
     Exercise(
-        id="fit_power_law", title="Fit a power law", points=3, minutes=12, difficulty=3,
+        id="fit_power_law", title="Fit a power law", points=3, minutes=15, difficulty=3,
         hints=(
-            "Take logarithms of both sides: what shape has a power law then?",
-            "log(L − floor) = log a − b log C is a straight line: regress log(loss − floor) on log(compute). "
-            "b is minus the slope, a is e to the intercept.",
-            "slope, intercept = statistics.linear_regression([math.log(c) for c in compute], "
-            "[math.log(loss - floor) for loss in losses]); return math.exp(intercept), -slope.",
+            "Take logarithms of both sides: what is left is a sum of three terms.",
+            "log(L − H) = log A − α log N − β log D is linear in log A, α and β: one row (1, −log N, −log D) a run, and "
+            "least squares.",
+            "rows = torch.tensor([[1.0, -math.log(n), -math.log(d)] ...], dtype=torch.float64), targets the logarithms of "
+            "loss - floor; log_a, alpha, beta = torch.linalg.lstsq(rows, targets).solution.tolist(); return "
+            "math.exp(log_a), alpha, beta.",
         ),
         mistakes={
             "floor_forgotten": "You fitted the loss itself; it is the excess over the floor that falls as a power law.",
-            "log_a": "You returned the intercept, which is log a; a itself is asked for.",
-            "negative_b": "Your b is the slope, which is negative; in a · C^(−b) the minus stands outside of b.",
-            "no_logs": "You fitted a straight line to the numbers themselves; it is their logarithms that lie on a line.",
+            "log_a": "You returned log A; A itself is asked for.",
+            "negative": "Your exponents are negative; in N^(−α) the minus stands outside of α.",
+            "swapped": "Your α and β are swapped: α belongs to the parameters, β to the tokens.",
         },
         check=against(fit_power_law, POWER_CASES, rtol=1e-3, mistakes={
-            "floor_forgotten": lambda compute, losses, floor: fit_power_law(compute, losses, 0.0),
-            "log_a": lambda compute, losses, floor: _map_fit(compute, losses, floor, lambda a, b: (math.log(a), b)),
-            "negative_b": lambda compute, losses, floor: _map_fit(compute, losses, floor, lambda a, b: (a, -b)),
-            "no_logs": _fit_without_logs}),
+            "floor_forgotten": lambda parameters, tokens, losses, floor: fit_power_law(parameters, tokens, losses, 0.0),
+            "log_a": _changed_fit(lambda a, alpha, beta: (math.log(a), alpha, beta)),
+            "negative": _changed_fit(lambda a, alpha, beta: (a, -alpha, -beta)),
+            "swapped": _changed_fit(lambda a, alpha, beta: (a, beta, alpha))}),
     ),
 ]

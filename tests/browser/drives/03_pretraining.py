@@ -50,6 +50,6 @@ def live_plot(nb):
 
 def one_more_point(nb):
     nb.button("Run one more point").click()
-    nb.output(POINT).get_by_text("the frontier's law says").wait_for(timeout=120_000)
+    nb.output(POINT).get_by_text("the law says").wait_for(timeout=120_000)
     nb.wait_idle()
     nb.screenshot("03_one_more_point", POINT)
