@@ -56,7 +56,7 @@ class Recipe:
 RECIPES = {
     "base": Recipe(160, 4, 10, 432, steps=5500),
     "base-small": Recipe(128, 2, 8, 344, steps=8000),
-    "base-masked": Recipe(128, 2, 8, 344, steps=5000, causal=False, story_steps=0),
+    "base-masked": Recipe(128, 2, 8, 344, steps=3000, causal=False, story_steps=0),
 }
 
 

@@ -16,6 +16,7 @@ import torch
 from ftlab import files
 from ftlab.errors import UsageError
 from ftlab.train import optim
+from ftlab.train.allocator import keep_freed_memory
 from ftlab.train.schedule import factor
 
 
@@ -73,6 +74,7 @@ def train(model, batches, config, loss=None, evaluate=None, callbacks=(), out=No
     evaluation. With `out` (a folder) a checkpoint is written each `save_every` steps, and a run found there goes on.
     Raises NonFiniteLoss; on Ctrl-C the last step is saved (where `out` is given) before the interrupt goes on.
     """
+    keep_freed_memory()
     run = _Run(model, batches, config, loss or (lambda model, batch: model.loss(batch)), out)
     run.resume()
     history = run.history

@@ -23,7 +23,7 @@ from ftlab.train.loop import TrainConfig, train
 SIZES = {
     "tiny": (64, 2, 4, 172, 512, 128),
     "small": (128, 2, 8, 344, 1024, 256),
-    "medium": (192, 4, 8, 512, 2048, 256),
+    "medium": (192, 4, 12, 512, 2048, 256),
     "large": (320, 6, 10, 864, 4096, 256),
 }
 TOKENS_PER_STEP = 2048
