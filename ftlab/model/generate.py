@@ -5,6 +5,10 @@ Lab 01 builds these by hand in their simplest form; here stands the version that
 
 import torch
 
+from ftlab.model.decode import one_token_decoder
+
+WORTH_DECODER = 8  # new tokens from which on preparing a OneTokenDecoder pays
+
 
 class KVCache:
     """Keys and values of the tokens already read, so that a new token costs one token's work.
@@ -95,13 +99,17 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=
     padding = torch.tensor([longest - len(p) for p in prompts], device=device)
     padded = bool(padding.any())
     cache = KVCache(model, len(prompts), longest + max_new_tokens) if use_cache else None
+    decode = one_token_decoder(model) if use_cache and max_new_tokens >= WORTH_DECODER else None
     alive = torch.arange(len(prompts), device=device)
     results = [[] for _ in prompts]
     step_ids, was_training = ids, model.training
     model.eval()
     for count in range(max_new_tokens):
         mask, positions = _left_padding(padding, ids.shape[1], step_ids.shape[1]) if padded else (None, None)
-        logits = model.lm_head(model.hidden(step_ids, positions, cache=cache, mask=mask)[:, -1])  # (B, V)
+        if decode and count:  # the same, quicker
+            logits = decode(step_ids[:, 0], cache, None if positions is None else positions[:, 0], mask)
+        else:
+            logits = model.lm_head(model.hidden(step_ids, positions, cache=cache, mask=mask)[:, -1])  # (B, V)
         tokens = choose(logits, temperature, top_k, top_p, generator)  # (B,)
         for row, token in zip(alive.tolist(), tokens.tolist()):
             results[row].append(token)

@@ -35,6 +35,12 @@ class ModelConfig:
         """Width D of one attention head."""
         return self.hidden_size // self.num_heads
 
+    def check_length(self, tokens):
+        """Raises ValueError where there is no position for so many tokens."""
+        if tokens > self.max_position_embeddings:
+            raise ValueError(f"{tokens} tokens, but the model was made for {self.max_position_embeddings} "
+                             "(max_position_embeddings)")
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) · weight, with rms over the last axis (Zhang and Sennrich 2019, eq. 4)."""
@@ -145,9 +151,7 @@ class Transformer(nn.Module):
         """
         batch, length = input_ids.shape
         past = cache.length if cache is not None else 0
-        if past + length > self.config.max_position_embeddings:
-            raise ValueError(f"{past + length} tokens, but the model was made for "
-                             f"{self.config.max_position_embeddings} (max_position_embeddings)")
+        self.config.check_length(past + length)
         if positions is None:
             cos, sin = self.cos[past:past + length], self.sin[past:past + length]  # (T, D)
         else:

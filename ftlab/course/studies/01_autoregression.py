@@ -305,5 +305,8 @@ CLAIMS = [
         metric="least of four differences: validity (every rule kept) lost and distinct-4 gained, from T = 0.5 to 1.3 "
                "and from top-p 0.5 to 1 (the causal model of C05)",
         version=2,
+        note="In each run all four differences have the right sign, but two are small: from T = 0.5 to 1.3 distinct-4 "
+             "rises by 0.05 to 0.08 only (the world itself has no more variety to give), and top-p 0.5 keeps the rules "
+             "1 to 10 points more often than no cut. What top-p costs is large: distinct-4 falls from 0.57 to 0.23.",
     ),
 ]
