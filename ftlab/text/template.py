@@ -22,18 +22,20 @@ def chat(messages, add_generation_prompt=True):
 
 
 # The same forms for `transformers` (tokenizer.chat_template, Jinja). After each answer stands the tokenizer's end
-# token, so that generation stops there. A user's message may hold an "### Input:" section of its own.
+# token, so that generation stops there. A user's message may hold an "### Input:" section of its own. Line breaks stand
+# inside expressions: `transformers` drops one that follows a block.
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    r"{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
+    r"{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    r"{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 ALPACA_TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'assistant' %}### Response:\n{{ message['content'] }}"
-    "\n\n### End{{ eos_token }}{% elif message['role'] == 'user' %}### Instruction:\n{{ message['content'] }}"
-    "{% else %}{{ message['content'] }}{% endif %}"
-    "{% if not loop.last %}\n\n{% elif message['role'] != 'assistant' %}\n\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}### Response:\n{% endif %}"
+    r"{% for message in messages %}"
+    r"{% if message['role'] == 'assistant' %}{{ '### Response:\n' + message['content'] + '\n\n### End' + eos_token }}"
+    r"{% if not loop.last %}{{ '\n\n' }}{% endif %}"
+    r"{% elif message['role'] == 'user' %}{{ '### Instruction:\n' + message['content'] + '\n\n' }}"
+    r"{% else %}{{ message['content'] + '\n\n' }}{% endif %}{% endfor %}"
+    r"{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
 )
 
 

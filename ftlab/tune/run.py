@@ -68,6 +68,7 @@ def tune_from_data(method, data, out, base="base", wish=None, callbacks=(), prog
     say(f"loading {base}")
     model, tokenizer = load_base(base)
     examples, made = _fitting(model, tokenizer, examples, template, wish, say, data)
+    _check_ids(model, made, base)
     training, held_out = _split(examples, made, wish.seed)
     model = how.attach(model)
     batches, config = _plan(model, tokenizer, training, wish)
@@ -113,6 +114,14 @@ def _fitting(model, tokenizer, examples, template, wish, say, data):
     if len(kept) < len(examples):
         say(f"left out {len(examples) - len(kept):,} examples of more than {wish.max_length} tokens")
     return kept, made
+
+
+def _check_ids(model, made, base):
+    size = (model.embed_tokens if isinstance(model, Transformer) else model.get_input_embeddings()).num_embeddings
+    largest = max(max(ids) for ids, _ in made)
+    if largest >= size:
+        raise UsageError(f"{base}: its tokenizer gives the id {largest:,}, the model knows only {size:,} tokens: save "
+                         "the two together again")
 
 
 def _split(examples, made, seed):
