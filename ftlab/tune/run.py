@@ -17,7 +17,7 @@ from ftlab.model import Transformer
 from ftlab.text.examples import read_examples
 from ftlab.text.rows import keep_short, rows
 from ftlab.text.template import TEMPLATES
-from ftlab.train.loop import NonFiniteLoss, TrainConfig, train
+from ftlab.train.loop import NonFiniteLoss, train
 from ftlab.tune import sft
 from ftlab.tune.bases import load_base, save_checkpoint, trained_template
 from ftlab.tune.methods import find
@@ -152,10 +152,9 @@ def _plan(model, tokenizer, training, wish):
     steps = wish.steps or sft.EPOCHS * batches.steps_per_epoch
     lr = wish.lr or (sft.LR if ours else HF_LR)
     large = sum(p.numel() for p in model.parameters()) > 50e6
-    return batches, TrainConfig(
+    return batches, sft.plan(
         steps, lr=lr, optimizer=sft.OPTIMIZER if ours else "adamw", muon_lr=sft.MUON_LR * lr / sft.LR,
-        schedule="linear", warmup=sft.WARMUP, eval_every=max(1, steps // 10),
-        save_every=max(1, steps // (4 if large else 20)), seed=wish.seed)
+        eval_every=max(1, steps // 10), save_every=max(1, steps // (4 if large else 20)), seed=wish.seed)
 
 
 class _Patience:

@@ -16,12 +16,12 @@ from ftlab.tune.methods import attach
 
 # For the shipped bases; measured on the five task families (see `ftlab.tune.assistants`).
 TOKENS_PER_BATCH = 4096
-OPTIMIZER, LR, MUON_LR, WARMUP = "muon", 3e-3, 0.01, 0.05
+OPTIMIZER, LR, MUON_LR, SCHEDULE, WARMUP = "muon", 3e-3, 0.01, "linear", 0.05
 EPOCHS = 3
 
 
 def tune_full(model, tokenizer, examples, *, steps=None, epochs=EPOCHS, tokens_per_batch=TOKENS_PER_BATCH, lr=LR,
-              muon_lr=MUON_LR, optimizer=OPTIMIZER, schedule="linear", warmup=WARMUP, weight_decay=0.0, clip=1.0,
+              muon_lr=MUON_LR, optimizer=OPTIMIZER, schedule=SCHEDULE, warmup=WARMUP, weight_decay=0.0, clip=1.0,
               template="alpaca", loss="response", max_length=None, packed=False, seed=0, eval_every=None,
               evaluate=None, callbacks=(), out=None, stop=None, save_every=None):
     """Fine-tune every weight of `model` in place on `examples` (Examples or tasks of the world); returns the History.
@@ -33,10 +33,16 @@ def tune_full(model, tokenizer, examples, *, steps=None, epochs=EPOCHS, tokens_p
     attach(model, "full")
     made = make_rows(examples, tokenizer, template, loss, max_length or limit(model))
     batches = make_batches(made, tokenizer, tokens_per_batch, seed, packed)
-    config = TrainConfig(steps or epochs * batches.steps_per_epoch, lr=lr, optimizer=optimizer, muon_lr=muon_lr,
-                         schedule=schedule, warmup=warmup, weight_decay=weight_decay, clip=clip,
-                         eval_every=eval_every, save_every=save_every, seed=seed)
+    config = plan(steps or epochs * batches.steps_per_epoch, lr=lr, optimizer=optimizer, muon_lr=muon_lr,
+                  schedule=schedule, warmup=warmup, weight_decay=weight_decay, clip=clip, eval_every=eval_every,
+                  save_every=save_every, seed=seed)
     return train(model, batches, config, loss_of(model), evaluate, callbacks, out, stop)
+
+
+def plan(steps, **changes):
+    """The TrainConfig of `tune_full` with its defaults, and fields changed."""
+    return TrainConfig(steps, **{"lr": LR, "muon_lr": MUON_LR, "optimizer": OPTIMIZER, "schedule": SCHEDULE,
+                                 "warmup": WARMUP} | changes)
 
 
 def make_rows(examples, tokenizer, template="alpaca", loss="response", max_length=None):
