@@ -2,6 +2,7 @@
 
 import torch
 
+from ftlab.errors import UsageError
 from ftlab.model.generate import generate
 from ftlab.model.transformer import Transformer
 from ftlab.text.examples import Example
@@ -33,7 +34,11 @@ def ask(model, tokenizer, asked, template="alpaca", max_new_tokens=160, temperat
 
 
 def _ours(model, tokenizer, prompts, max_new_tokens, temperature, seed):
-    room = model.config.max_position_embeddings - max(map(len, prompts))
+    longest = max(map(len, prompts))
+    room = model.config.max_position_embeddings - longest
+    if room < 1:
+        raise UsageError(f"a prompt of {longest:,} tokens leaves the model no room to answer (it takes "
+                         f"{model.config.max_position_embeddings:,}): ask something shorter")
     rows = generate(model, prompts, min(max_new_tokens, room), temperature, eos_id=tokenizer.eos_id, seed=seed)
     return [tokenizer.decode(row) for row in rows]
 

@@ -48,6 +48,11 @@ def test_a_long_prompt_leaves_what_room_there_is_and_draws_are_repeatable(tiny, 
         model, tokenizer, ["a"] * 3, max_new_tokens=8, temperature=1.0, seed=3)
 
 
+def test_a_prompt_that_fills_the_model_is_refused(tiny, tokenizer):
+    with pytest.raises(UsageError, match="no room to answer"):
+        ask(tiny(), tokenizer, ["kite " * 200])
+
+
 def test_progress_counts_the_answered(tiny, tokenizer):
     said = []
     ask(tiny(), tokenizer, ["a"] * 5, max_new_tokens=1, batch_size=2, progress=lambda *counts: said.append(counts))
