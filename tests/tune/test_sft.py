@@ -50,7 +50,7 @@ def test_a_long_prompt_leaves_what_room_there_is_and_draws_are_repeatable(tiny, 
 
 def test_a_prompt_that_fills_the_model_is_refused(tiny, tokenizer):
     with pytest.raises(UsageError, match="no room to answer"):
-        ask(tiny(), tokenizer, ["kite " * 200])
+        ask(tiny(), tokenizer, ["kite " * 400])
 
 
 def test_progress_counts_the_answered(tiny, tokenizer):
