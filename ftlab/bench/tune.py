@@ -5,8 +5,8 @@ combinations, Alpaca's form, loss on the response), in float32. Two questions:
 
 1. Useful tokens (those with a label) per second, AdamW on both sides, and ours with Muon; runs take turns.
 2. Time until the mean score of greedy answers to held-out tasks is 0.90. Ours is the recipe of the shipped assistant
-   at five multiples of its rates; the peer is SFTTrainer with AdamW at five rates, each with the recipe's number of
-   planned steps and with twice as many, under the recipe's schedule. Answers are judged by the same code after the same
+   at five multiples of its rates; the peer is SFTTrainer with AdamW at five rates with the recipe's number of
+   planned steps and schedule, and the best of these with twice as many steps. Answers are judged by the same code after the same
    numbers of steps, and that costs no time on either side. A run that is slower than the best of its kind so far is
    stopped; a peer past five times our time is recorded as not there ("> 5").
 
@@ -95,12 +95,13 @@ def time_to_score(common, scratch, report=None, quick=False):
     name = f"time to instruction score {TARGET:.2f}, against {PEER} with AdamW"
     if best_ours == math.inf:
         return [against(name + " (ours did not get there)", None, None, "s", higher_is_better=False)]
-    best_peer = math.inf
-    plans = [(rate, planned) for planned in (1, 2) for rate in PEER_RATES]
-    for rate, planned in plans[:2] if quick else plans:
-        limit = min(best_peer, GIVE_UP * best_ours)
-        seconds = _peer_time(common, rate, planned * common.config.steps, judge, target, every, limit, scratch, PEER)
-        tell(report, f"{PEER}, rate {rate}, {planned} x steps: " + _said(seconds, limit))
+    best_peer, scores = math.inf, {}
+    for rate, planned in [(rate, 1) for rate in (PEER_RATES[:2] if quick else PEER_RATES)] + [(None, 2)]:
+        rate, limit = rate or max(scores, key=scores.get), min(best_peer, GIVE_UP * best_ours)
+        seconds, score = _peer_time(common, rate, planned * common.config.steps, judge, target, every, limit, scratch,
+                                    PEER)
+        scores.setdefault(rate, score)
+        tell(report, f"{PEER}, rate {rate}, {planned} x steps: {score:.2f}, " + _said(seconds, limit))
         best_peer = min(best_peer, seconds)
     if best_peer == math.inf:
         return [against(f"{name} (> {GIVE_UP:g})", best_ours, None, "s", higher_is_better=False)]
