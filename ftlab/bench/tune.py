@@ -5,10 +5,10 @@ combinations, Alpaca's form, loss on the response), in float32. Two questions:
 
 1. Useful tokens (those with a label) per second, AdamW on both sides, and ours with Muon; runs take turns.
 2. Time until the mean score of greedy answers to held-out tasks is 0.90. Ours is the recipe of the shipped assistant
-   at five multiples of its rates; the peer is SFTTrainer with AdamW at five rates with the recipe's number of
-   planned steps and schedule, and the best of these with twice as many steps. Answers are judged by the same code after the same
-   numbers of steps, and that costs no time on either side. A run that is slower than the best of its kind so far is
-   stopped; a peer past five times our time is recorded as not there ("> 5").
+   at five multiples of its rates; the peer is SFTTrainer with AdamW at five rates with the recipe's number of planned
+   steps and schedule, and the best of these with twice as many steps. Answers are judged by the same code after the
+   same numbers of steps, and that costs no time on either side. A run that is slower than the best of its kind so far
+   is stopped; a peer past five times our time is recorded as not there ("> 5").
 
 The peer's settings are those of `ftlab bench train`.
 """
