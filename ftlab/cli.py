@@ -92,6 +92,23 @@ def build_parser():
     sub.add_argument("--size", default="small", metavar="SIZE", help="size of the model (default: small)")
     sub.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
 
+    sub = command(tune, "tune", "fine-tune a base on your own examples",
+                  "ftlab tune full --data examples.jsonl --out assistant", True)  # fmt: skip
+    sub.add_argument("method", metavar="METHOD", help="full")
+    sub.add_argument("--data", required=True, metavar="FILE",
+                     help=".jsonl, .json, .csv, .tsv or .parquet, or a dataset on the Hub (owner/name); columns "
+                          "instruction, response (and input), or prompt, completion, or text, or messages")  # fmt: skip
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder for the checkpoint")
+    sub.add_argument("--base", default="base", metavar="BASE",
+                     help="base, base-small, a folder or a Hub id of a causal model (default: base)")  # fmt: skip
+    sub.add_argument("--steps", type=int, help="training steps (default: three times through the examples, fewer when "
+                                               "the held-out loss rises)")  # fmt: skip
+    sub.add_argument("--lr", type=float, help="peak learning rate (default: as the base needs)")
+    sub.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
+    sub.add_argument("--template", metavar="NAME", help="alpaca or chat (default: chat for messages, else alpaca)")
+    sub.add_argument("--loss", default="response", metavar="ON", help="response or all (default: response)")
+    sub.add_argument("--max-length", type=int, metavar="N", help="leave out examples of more than N tokens")
+
     sub = command(new, "new", "write a new lab from a template", "ftlab new 13_mixtures")
     sub.add_argument("name", metavar="NAME", help="such as 13_mixtures, or mixtures for the next free number")
 
@@ -102,8 +119,8 @@ def build_parser():
     sub.add_argument("--list", action="store_true", help="list the claims and the runs they have; run nothing")
 
     sub = command(bench, "bench", "measure against peers in the same run", "ftlab bench generate", True)
-    sub.add_argument("name", choices=("train", "generate", "widgets", "import"), metavar="NAME",
-                     help="train, generate, widgets or import")  # fmt: skip
+    sub.add_argument("name", choices=("train", "generate", "tune", "widgets", "import"), metavar="NAME",
+                     help="train, generate, tune, widgets or import")  # fmt: skip
     return parser
 
 
@@ -199,6 +216,22 @@ def pretrain(options):
         print(f"{name}: {_number(value)}")
 
 
+def tune(options):
+    from ftlab.tune.run import Wish, tune_from_data
+
+    wish = Wish(options.steps, options.lr, options.seed, options.template, options.loss, options.max_length)
+    callbacks = _training_progress() if _watched() else ()
+    try:
+        result = tune_from_data(options.method, options.data, options.out, options.base, wish, callbacks, _progress)
+    except KeyboardInterrupt:
+        _progress("the same command goes on from where this one stopped")
+        raise
+    if options.json:
+        return _print_json(result)
+    for name, value in result.items():
+        print(f"{name}: {_number(value)}")
+
+
 def new(options):
     from ftlab.course import catalogue, notebooks
     from ftlab.course.new import new_lab
@@ -267,8 +300,12 @@ def _training_progress():
 
 def _progress(text):
     """Progress goes to stderr, so that stdout holds results only; silent when nobody watches."""
-    if sys.stderr.isatty() or os.environ.get("FTLAB_PROGRESS") == "1":
+    if _watched():
         print(text, file=sys.stderr, flush=True)
+
+
+def _watched():
+    return sys.stderr.isatty() or os.environ.get("FTLAB_PROGRESS") == "1"
 
 
 def _number(value):

@@ -7,6 +7,8 @@ import pathlib
 import shutil
 import tempfile
 
+from ftlab.errors import UsageError
+
 
 def atomic_write_bytes(path, data):
     """Write `data` to `path` so that a reader, or a crash, sees the old file or the new one, never a part."""
@@ -64,6 +66,24 @@ def atomic_folder(path):
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def share(folder):
+    """Give every file under `folder` the mode that open() would give it; some libraries make theirs private."""
+    mask = _umask()
+    for path in pathlib.Path(folder).rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            os.chmod(path, 0o666 & ~mask)
+
+
+def check_free(out):
+    """Raise UsageError unless a new folder can be made at `out`: what stands there already is never overwritten."""
+    out = pathlib.Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists already; give another folder with --out, or remove it first")
+    parent = next(p for p in out.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError(f"{parent} cannot be written to; give another folder with --out")
 
 
 def _umask():

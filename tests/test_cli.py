@@ -9,7 +9,7 @@ import pytest
 from ftlab import cli
 from ftlab.errors import NotHeld, UsageError
 
-COMMANDS = "doctor lab run claims exercises build pretrain new study bench".split()
+COMMANDS = "doctor lab run claims exercises build pretrain tune new study bench".split()
 
 
 def test_every_command_has_help_with_an_example(capsys):
@@ -27,7 +27,8 @@ def test_without_a_command_there_is_help(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nothing"], ["run"], ["bench", "x"], ["study", "--seeds", "many"], ["build", "--no"]]
+    "arguments",
+    [["nothing"], ["run"], ["bench", "x"], ["tune", "full"], ["study", "--seeds", "many"], ["build", "--no"]],
 )
 def test_usage_errors_are_one_line(arguments, capsys):
     with pytest.raises(SystemExit) as ended:

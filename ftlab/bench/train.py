@@ -269,8 +269,8 @@ def _ours_time(recipe, multiple, judge, target, every, limit):
     return clock[0] if there else math.inf
 
 
-def _peer_time(recipe, rate, planned, judge, target, every, limit, scratch):
-    """(seconds as of `_ours_time`, the best share seen) of transformers.Trainer; its schedule ends at `planned` steps."""
+def _peer_time(recipe, rate, planned, judge, target, every, limit, scratch, peer="transformers.Trainer"):
+    """(seconds as of `_ours_time`, the best share seen) of a peer; its schedule ends at `planned` steps."""
     from transformers import TrainerCallback
 
     model, config = to_hf(recipe.model()), recipe.config
@@ -294,6 +294,6 @@ def _peer_time(recipe, rate, planned, judge, target, every, limit, scratch):
             control.should_training_stop = state["there"] or state["seconds"] >= limit
             state["since"] = time.perf_counter()
 
-    make_peer("transformers.Trainer", model, recipe.batches, planned, scratch, [Judge()], rate,
+    make_peer(peer, model, recipe.batches, planned, scratch, [Judge()], rate,
               lambda step: factor(min(step, planned), planned, config.schedule, warmup, config.final_lr)).train()
     return state["seconds"] if state["there"] and state["seconds"] < limit else math.inf, state["share"]

@@ -9,12 +9,12 @@ from ftlab import files
 from ftlab.errors import UsageError
 from ftlab.model.transformer import ModelConfig, Transformer
 
-SHIPPED = ("base", "base-small", "base-masked")
+SHIPPED = ("base", "base-small", "base-masked", "assistant", "assistant-small")
 ASSETS = pathlib.Path(__file__).resolve().parent.parent / "assets"
 
 
 def load(name):
-    """(model, tokenizer) of a shipped base ("base", "base-small", "base-masked"), a folder, or a model id on the Hub.
+    """(model, tokenizer) of a shipped model (a name in SHIPPED), a folder, or a model id on the Hub.
 
     Folders and Hub models must be of the Llama architecture. Weights come as float32. Raises UsageError with one line.
     """
@@ -177,4 +177,4 @@ def _download(name):
     except Exception as error:  # the hub client raises dozens of kinds; the reader needs one line
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"{name}: neither a folder nor to be had from the Hub ({first}); "
-                         f"the shipped bases are {', '.join(SHIPPED)}") from error
+                         f"the shipped models are {', '.join(SHIPPED)}") from error

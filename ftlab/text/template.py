@@ -1,6 +1,7 @@
 """Prompt templates: how an instruction becomes the text that a model reads and answers."""
 
 ALPACA_END = "### End"
+TEMPLATES = ("alpaca", "chat")
 
 
 def alpaca(instruction, input=""):
@@ -15,13 +16,48 @@ def alpaca_response(response):
 
 
 def chat(messages, add_generation_prompt=True):
-    """Messages [{"role", "content"}, …] as one text in the chat form <|role|>⏎content⏎."""
+    """Messages [{"role", "content"}, …] as one text in the chat form <|role|>⏎content⏎, without special tokens."""
     text = "".join(f"<|{message['role']}|>\n{message['content']}\n" for message in messages)
     return text + ("<|assistant|>\n" if add_generation_prompt else "")
 
 
-# The same chat form for `transformers` (tokenizer.chat_template, Jinja).
+# The same forms for `transformers` (tokenizer.chat_template, Jinja). After each answer stands the tokenizer's end
+# token, so that generation stops there. A user's message may hold an "### Input:" section of its own. Line breaks stand
+# inside expressions: `transformers` drops one that follows a block.
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    r"{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
+    r"{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    r"{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
+ALPACA_TEMPLATE = (
+    r"{% for message in messages %}"
+    r"{% if message['role'] == 'assistant' %}{{ '### Response:\n' + message['content'] + '\n\n### End' + eos_token }}"
+    r"{% if not loop.last %}{{ '\n\n' }}{% endif %}"
+    r"{% elif message['role'] == 'user' %}{{ '### Instruction:\n' + message['content'] + '\n\n' }}"
+    r"{% else %}{{ message['content'] + '\n\n' }}{% endif %}{% endfor %}"
+    r"{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
+)
+
+
+def jinja(template, bos):
+    """The chat template of a checkpoint trained on `template`; bos: whether texts begin with the start token."""
+    return ("{{ bos_token }}" if bos else "") + {"alpaca": ALPACA_TEMPLATE, "chat": CHAT_TEMPLATE}[template]
+
+
+def message_pieces(messages, template, eos):
+    """Messages as [(text, whether the assistant wrote it), …]; joined, just what `jinja(template)` renders.
+
+    eos: the end token's text, which ends each answer. Raises KeyError for an unknown template.
+    """
+    pieces, last = [], len(messages) - 1
+    for index, message in enumerate(messages):
+        role, content = message["role"], message["content"]
+        if template == "chat":
+            pieces.append((f"<|{role}|>\n", False))
+            pieces += [(content + eos, True), ("\n", False)] if role == "assistant" else [(content + "\n", False)]
+        elif role == "assistant":
+            pieces += [("### Response:\n", False), (alpaca_response(content) + eos, True)]
+            pieces += [("\n\n", False)] if index < last else []
+        else:
+            pieces.append((("### Instruction:\n" if role == "user" else "") + content + "\n\n", False))
+    return pieces

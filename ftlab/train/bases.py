@@ -156,11 +156,16 @@ def _chunks(items, size):
     return [items[i:i + size] for i in range(0, len(items), size)]
 
 
+def machine_words():
+    """This machine in words, for a model card."""
+    machine = profile.machine()
+    return (f"{machine['cores']} cores ({machine['isa']}, {machine['matmul_gflops']:.0f} GFLOP/s in float32 matrix "
+            f"products, {machine['memory_gib']:.0f} GiB)")
+
+
 def card(name, recipe, facts):
     """The model card: what it is, what was measured."""
-    machine = profile.machine()
-    where = (f"{machine['cores']} cores ({machine['isa']}, {machine['matmul_gflops']:.0f} GFLOP/s in float32 matrix "
-             f"products, {machine['memory_gib']:.0f} GiB)")
+    where = machine_words()
     kind = "causal language model" if recipe.causal else "masked language model (both sides visible, 15 % masked)"
     lines = [
         "---", "license: apache-2.0", "language: en", "---", f"# ftlab {name}", "",

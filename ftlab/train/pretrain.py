@@ -6,13 +6,13 @@ The tokenizer is learnt from the same text. Left out: deduplication and filterin
 import dataclasses
 import hashlib
 import math
-import os
 import pathlib
 import random
 import shutil
 
 import torch
 
+from ftlab import files
 from ftlab.errors import UsageError
 from ftlab.model import ModelConfig, Transformer, generate, save
 from ftlab.text import Tokenizer
@@ -82,11 +82,7 @@ def _check(out, size, steps):
         raise UsageError(f"no size is called {size!r}; choose one of {', '.join(SIZES)}")
     if steps is not None and steps < 1:
         raise UsageError(f"--steps is {steps}; it must be at least 1")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists already; give another folder with --out, or remove it first")
-    parent = next(p for p in out.absolute().parents if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise UsageError(f"{parent} cannot be written to; give another folder with --out")
+    files.check_free(out)
 
 
 def _split(texts, seed):

@@ -67,6 +67,14 @@ def test_peers_compute_our_loss_and_steps(tmp_path):
             torch.testing.assert_close(p, ours, atol=2e-5, rtol=0, msg=lambda text, peer=peer: f"{peer}: {text}")
 
 
+def test_tune():
+    rows = run("tune")
+    peer = "TRL SFTTrainer"
+    for name in (f"tune, AdamW, against {peer}", f"tune, Muon, against {peer} with AdamW"):
+        assert rows[name]["ratio"] > 0 and rows[name]["peer"] > 0
+    assert rows[f"time to instruction score 0.90, against {peer} with AdamW"]["ratio"] > 0
+
+
 def test_generate():
     rows = run("generate")
     assert len(rows) == 3 and all(row["ratio"] > 0 and "model.generate" in name for name, row in rows.items())

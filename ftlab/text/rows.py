@@ -1,0 +1,173 @@
+"""Examples -> rows of token ids and labels, for our `Tokenizer` and for those of `transformers` alike.
+
+A row is (ids, labels): labels are the ids where the loss looks, −100 elsewhere. By default the loss sees what the
+assistant wrote, its end mark included, and nothing else.
+"""
+
+from ftlab.errors import UsageError
+from ftlab.text import template as templates
+from ftlab.text.batching import IGNORE
+from ftlab.text.tokenizer import BOS, EOS, Tokenizer
+
+LOSSES = ("response", "all")
+
+
+def rows(examples, tokenizer, template="alpaca", loss="response", max_length=None):
+    """[(ids, labels), …] of a list of `Example`.
+
+    template: "alpaca" or "chat" (a tokenizer of `transformers` that has a chat template of its own uses that one);
+    prompt–completion and text examples stand as they are, without a template. loss: "response" or "all".
+    Raises UsageError where a row has more than `max_length` tokens; it names the example.
+    """
+    _check(template, loss)
+    made = _encode(tokenizer, [pieces(example, tokenizer, template) for example in examples])
+    if max_length is not None:
+        for example, (ids, _) in zip(examples, made, strict=True):
+            if len(ids) > max_length:
+                raise UsageError(
+                    f"{example.place()}: {len(ids):,} tokens with its template, more than {max_length:,}: shorten "
+                    f"the column \"{example.longest_column()}\", or leave such rows out with --max-length {max_length}"
+                )
+    if loss == "all":
+        start = starts_with_bos(tokenizer)
+        made = [(ids, [IGNORE] * start + ids[start:]) for ids, _ in made]
+    return made
+
+
+def prompt_rows(examples, tokenizer, template="alpaca"):
+    """The ids that a model reads before it answers: of each example all that stands before its (last) response."""
+    _check(template, "response")
+    return [ids for ids, _ in _encode(tokenizer, [pieces(e, tokenizer, template, answered=False) for e in examples])]
+
+
+def pieces(example, tokenizer, template="alpaca", answered=True):
+    """An example as [(text, whether the loss is due on it), …]. answered=False: up to where the last answer begins."""
+    bos = [(_bos(tokenizer), False)] if starts_with_bos(tokenizer) else []
+    eos = _eos(tokenizer)
+    if example.form in ("completion", "text"):
+        parts = bos + [(example.instruction, False)] + [(example.response + eos, True)] * answered
+    elif example.form == "instruction" and template == "alpaca":
+        prompt = templates.alpaca(example.instruction, example.input)
+        parts = bos + [(prompt, False)] + [(templates.alpaca_response(example.response) + eos, True)] * answered
+    else:
+        messages = example.as_messages()
+        if not answered:
+            messages = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+        if template == "chat" and own_chat_template(tokenizer):
+            parts = _rendered(example, messages, tokenizer, eos, answered)
+        else:
+            opening = {"alpaca": "### Response:\n", "chat": "<|assistant|>\n"}[template]
+            parts = bos + templates.message_pieces(messages, template, eos) + [(opening, False)] * (not answered)
+    while answered and len(parts) > 1 and not parts[-1][1]:
+        parts.pop()  # what stands behind the last answer teaches nothing
+    return [(text, seen) for text, seen in parts if text]
+
+
+def own_chat_template(tokenizer):
+    """Whether this is a tokenizer of `transformers` with a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def starts_with_bos(tokenizer):
+    """Whether texts for this tokenizer begin with a start token: ours always, others where they add it themselves."""
+    if isinstance(tokenizer, Tokenizer):
+        return True
+    return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+
+
+def _check(template, loss):
+    if template not in templates.TEMPLATES:
+        raise UsageError(f"no template is called {template!r}; choose one of {', '.join(templates.TEMPLATES)}")
+    if loss not in LOSSES:
+        raise UsageError(f"the loss cannot be on {loss!r}; choose one of {', '.join(LOSSES)}")
+
+
+def _bos(tokenizer):
+    return BOS if isinstance(tokenizer, Tokenizer) else tokenizer.bos_token
+
+
+def _eos(tokenizer):
+    if isinstance(tokenizer, Tokenizer):
+        return EOS
+    if tokenizer.eos_token is None:
+        raise UsageError("the tokenizer has no end token (eos_token), so nothing would tell the model to stop: set one")
+    return tokenizer.eos_token
+
+
+def _rendered(example, messages, tokenizer, eos, answered):
+    """Pieces by the tokenizer's own chat template: the assistant's are what each of its messages adds to the text."""
+    def render(upto, **options):
+        return tokenizer.apply_chat_template(messages[:upto], tokenize=False, **options)
+
+    try:
+        if not answered:
+            return [(render(len(messages), add_generation_prompt=True), False)]
+        parts, done, whole = [], "", render(len(messages))
+        for index, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before, after = render(index, add_generation_prompt=True), render(index + 1)
+            if not (before.startswith(done) and after.startswith(before) and whole.startswith(after)):
+                raise UsageError(f"{example.place()}: the model's chat template renders an answer differently once "
+                                 "more follows, so its tokens cannot be told apart: use --template alpaca")
+            parts += [(before[len(done):], False), (after[len(before):], True)]
+            done = after
+    except UsageError:
+        raise
+    except Exception as error:  # a template refuses by raising whatever Jinja raises
+        raise UsageError(f"{example.place()}: the model's chat template refuses it ({error}): mend the messages or "
+                         "use --template alpaca") from None
+    if not done.rstrip().endswith(eos):
+        parts[-1] = (parts[-1][0] + eos, True)
+    return parts
+
+
+def _encode(tokenizer, examples):
+    """Examples as pieces -> rows."""
+    if isinstance(tokenizer, Tokenizer):
+        return _encode_pieces(tokenizer, examples)
+    return _encode_whole(tokenizer, examples)
+
+
+def _encode_pieces(tokenizer, examples):
+    """Piece by piece: a prompt has the same ids here as when it stands alone, waiting for its answer."""
+    texts = list(dict.fromkeys(text for parts in examples for text, _ in parts))
+    ids_of = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
+    made = []
+    for parts in examples:
+        ids, labels = [], []
+        for text, seen in parts:
+            ids += ids_of[text]
+            labels += ids_of[text] if seen else [IGNORE] * len(ids_of[text])
+        made.append((ids, labels))
+    return made
+
+
+def _encode_whole(tokenizer, examples):
+    """The whole text at once, since some tokenizers put a space before whatever they are given."""
+    if not tokenizer.is_fast:
+        raise UsageError("this needs a fast tokenizer (one with tokenizer.json): convert it with AutoTokenizer first")
+    made = []
+    texts = ["".join(text for text, _ in parts) for parts in examples]
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    for parts, ids, offsets in zip(examples, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        spans, at = [], 0
+        for text, seen in parts:
+            spans += [(at, at + len(text))] if seen else []
+            at += len(text)
+        made.append((list(ids), [i if any(a < end and start < b for a, b in spans) else IGNORE
+                                 for i, (start, end) in zip(ids, offsets, strict=True)]))
+    return made
+
+
+def keep_short(examples, made, max_length):
+    """(examples, rows) without those of more than `max_length` tokens."""
+    kept = [(example, row) for example, row in zip(examples, made, strict=True) if len(row[0]) <= max_length]
+    return [example for example, _ in kept], [row for _, row in kept]
+
+
+def shown(row, tokenizer):
+    """[(piece of text, whether the loss sees it), …] of a row, to show a student what is learnt from."""
+    ids, labels = row
+    texts = (tokenizer.pieces(ids) if isinstance(tokenizer, Tokenizer) else [tokenizer.decode([i]) for i in ids])
+    return [(text, label != IGNORE) for text, label in zip(texts, labels, strict=True)]

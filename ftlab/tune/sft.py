@@ -1,0 +1,110 @@
+"""Supervised fine-tuning: examples -> rows -> batches -> the one training loop. For our Transformer and for any causal
+language model of `transformers`.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from ftlab.errors import UsageError
+from ftlab.model import Transformer
+from ftlab.text.batching import IGNORE, PackedBatches, RowBatches, collate
+from ftlab.text.examples import Example, from_tasks
+from ftlab.text.rows import rows
+from ftlab.text.tokenizer import Tokenizer
+from ftlab.train.loop import TrainConfig, train
+from ftlab.tune.methods import attach
+
+# For the shipped bases; measured on the five task families (see `ftlab.tune.assistants`).
+TOKENS_PER_BATCH = 4096
+OPTIMIZER, LR, MUON_LR, SCHEDULE, WARMUP = "muon", 3e-3, 0.01, "linear", 0.05
+EPOCHS = 3
+
+
+def tune_full(model, tokenizer, examples, *, steps=None, epochs=EPOCHS, tokens_per_batch=TOKENS_PER_BATCH, lr=LR,
+              muon_lr=MUON_LR, optimizer=OPTIMIZER, schedule=SCHEDULE, warmup=WARMUP, weight_decay=0.0, clip=1.0,
+              template="alpaca", loss="response", max_length=None, packed=False, seed=0, eval_every=None,
+              evaluate=None, callbacks=(), out=None, stop=None, save_every=None):
+    """Fine-tune every weight of `model` in place on `examples` (Examples or tasks of the world); returns the History.
+
+    steps: by default `epochs` times through the examples. tokens_per_batch: padded tokens of a batch, at most.
+    template, loss, max_length: see `ftlab.text.rows.rows`. packed: several examples in a row, none seeing another.
+    optimizer "muon" (hidden matrices at `muon_lr`, the rest by AdamW at `lr`) or "adamw"; the rest is as in `train`.
+    """
+    attach(model, "full")
+    made = make_rows(examples, tokenizer, template, loss, max_length or limit(model))
+    batches = make_batches(made, tokenizer, tokens_per_batch, seed, packed)
+    config = plan(steps or epochs * batches.steps_per_epoch, lr=lr, optimizer=optimizer, muon_lr=muon_lr,
+                  schedule=schedule, warmup=warmup, weight_decay=weight_decay, clip=clip, eval_every=eval_every,
+                  save_every=save_every, seed=seed)
+    return train(model, batches, config, loss_of(model), evaluate, callbacks, out, stop)
+
+
+def plan(steps, **changes):
+    """The TrainConfig of `tune_full` with its defaults, and fields changed."""
+    return TrainConfig(steps, **{"lr": LR, "muon_lr": MUON_LR, "optimizer": OPTIMIZER, "schedule": SCHEDULE,
+                                 "warmup": WARMUP} | changes)
+
+
+def make_rows(examples, tokenizer, template="alpaca", loss="response", max_length=None):
+    """(ids, labels) rows of Examples or tasks."""
+    examples = [e if isinstance(e, Example) else from_tasks([e])[0] for e in examples]
+    if not examples:
+        raise UsageError("no examples to learn from: give at least one")
+    return rows(examples, tokenizer, template, loss, max_length)
+
+
+def make_batches(made, tokenizer, tokens_per_batch=TOKENS_PER_BATCH, seed=0, packed=False):
+    """A batch source over rows; packed rows are as long as the longest example, or 256 tokens."""
+    pad_id = pad_of(tokenizer)
+    if packed:
+        seq_len = max(256, max(len(ids) for ids, _ in made))
+        return PackedBatches(made, seq_len, max(1, tokens_per_batch // seq_len), seed, pad_id)
+    return RowBatches(made, tokens_per_batch, seed, pad_id)
+
+
+def loss_of(model):
+    """The loss callable of `train` for `model`: None (its own) for ours, `hf_loss` for others."""
+    return None if isinstance(model, Transformer) else hf_loss
+
+
+def hf_loss(model, batch):
+    """Mean cross-entropy in nats over the labels of a `Batch`, of a causal LM of `transformers`.
+
+    Rows are padded on the right, where a causal model does not see it from inside; packed rows are not for these.
+    """
+    if batch.segments is not None:
+        raise UsageError("packed rows need our own transformer; leave packing off for this model")
+    ids = batch.input_ids
+    # Weights stay in float32; on a GPU that can, matrix products run in bfloat16. On a CPU that would be slower.
+    fast = ids.is_cuda and torch.cuda.is_bf16_supported()
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=fast):
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits  # (B, T, V)
+    logits, labels = logits[:, :-1], batch.labels[:, 1:]
+    wanted = labels != IGNORE
+    return F.cross_entropy(logits[wanted].float(), labels[wanted])
+
+
+@torch.no_grad()
+def rows_loss(model, made, tokenizer, tokens_per_batch=8192):
+    """Cross-entropy in nats per token with a label, over rows: the held-out loss."""
+    one, total, count = loss_of(model) or (lambda model, batch: model.loss(batch)), 0.0, 0
+    device = next(model.parameters()).device
+    made = sorted(made, key=lambda row: len(row[0]))
+    batches = RowBatches(made, tokens_per_batch, 0, pad_of(tokenizer))
+    for indices in batches._cut(torch.arange(len(made))):
+        batch = collate([made[i][0] for i in indices], pad_of(tokenizer), [made[i][1] for i in indices]).to(device)
+        tokens = batch.num_tokens()
+        total, count = total + one(model, batch).item() * tokens, count + tokens
+    return total / count
+
+
+def limit(model):
+    """Tokens that the model can take in a row, or None where it says nothing of it."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def pad_of(tokenizer):
+    """Some id to pad with; no loss falls on it and nothing sees it."""
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer.pad_id
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
