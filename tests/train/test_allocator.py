@@ -15,10 +15,11 @@ if {keep}:
     keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.zeros(4 * 2**20)
+def step():
+    blocks = [torch.empty(2**20).fill_(1) for _ in range(30)]  # 30 times 4 MiB: 30,720 pages of 4 KiB
+step()
 before = faults()
-for _ in range(5):
-    torch.zeros(4 * 2**20)  # 16 MiB: 4,096 pages of 4 KiB
+step()
 print(faults() - before)
 """
 
