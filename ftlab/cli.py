@@ -91,6 +91,7 @@ def build_parser():
     sub.add_argument("--steps", type=int, help="training steps (default: as the text needs)")
     sub.add_argument("--size", default="small", metavar="SIZE", help="size of the model (default: small)")
     sub.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
+    sub.add_argument("--range-test", action="store_true", help="choose the learning rate by a range test first")
 
     sub = command(tune, "tune", "fine-tune a base on your own examples",
                   "ftlab tune full --data examples.jsonl --out assistant", True)  # fmt: skip
@@ -208,7 +209,8 @@ def pretrain(options):
     texts = read_texts(options.text, progress=_progress)
     callbacks = () if options.json else _training_progress()
     result = pretrain_from_text(
-        texts, options.out, steps=options.steps, size=options.size, seed=options.seed, callbacks=callbacks
+        texts, options.out, steps=options.steps, size=options.size, seed=options.seed, callbacks=callbacks,
+        find_rate=options.range_test,
     )
     if options.json:
         return _print_json(result)

@@ -1,7 +1,9 @@
-"""`ftlab bench widgets`: how long the kernel takes for a click in the next-token explorer. Limit: 100 ms.
+"""`ftlab bench widgets`: how long the kernel takes for a click in the next-token explorer, and for a slider's move in
+the explorer of learning-rate runs. Limit: 100 ms.
 
-Measured is the whole handler of a click on a candidate: the model reads the text so far and the token clicked, the
-bars are computed and every widget's new value is set. What the browser then draws is not in it.
+Measured is the whole handler. Of a click on a candidate: the model reads the text so far and the token clicked, the
+bars are computed and every widget's new value is set. Of a move: the run is looked up, both panels are drawn and sent.
+What the browser then draws is not in it.
 """
 
 import statistics
@@ -14,6 +16,7 @@ from ftlab.bench.common import alone, tell
 from ftlab.model import ModelConfig, Transformer, filter_logits, hub, load
 from ftlab.show import widgets
 from ftlab.text import Tokenizer
+from ftlab.train.sweeps import load_sweep
 
 LIMIT_MS = 100
 
@@ -33,9 +36,38 @@ def run(report=None, quick=False):
     if len(explorer.ids) != 1 + len(milliseconds):
         raise RuntimeError(f"{len(milliseconds)} clicks appended {len(explorer.ids) - 1} tokens: a handler failed")
     tell(report, f"{len(milliseconds)} clicks, model {shape}")
-    return {"machine": profile.machine(measure=not quick), "rows": [
-        alone(f"a click in the next-token explorer ({shape}), median", statistics.median(milliseconds), "ms", LIMIT_MS),
-        alone(f"a click in the next-token explorer ({shape}), maximum", max(milliseconds), "ms", LIMIT_MS)]}
+    rows = both(f"a click in the next-token explorer ({shape})", milliseconds)
+    return {"machine": profile.machine(measure=not quick), "rows": rows + moves(report, quick)}
+
+
+def both(name, milliseconds):
+    """Two rows: median and maximum."""
+    return [alone(f"{name}, median", statistics.median(milliseconds), "ms", LIMIT_MS),
+            alone(f"{name}, maximum", max(milliseconds), "ms", LIMIT_MS)]
+
+
+def moves(report=None, quick=False):
+    """Every position of every slider of the explorer of learning-rate runs, as one would drag it there and back."""
+    data = load_sweep()
+    explorer = widgets.sweep_explorer(data)
+    explorer.build()
+    milliseconds = []
+    for name, values in list(data["factors"].items())[:1 if quick else None]:
+        for value in values:
+            milliseconds.append(_moved(explorer.sliders[name], value))
+            for rate in data["rates"] + data["rates"][::-1]:
+                milliseconds.append(_moved(explorer.sliders["rate"], rate))
+    if explorer.status.value:
+        raise RuntimeError(f"a move failed: {explorer.status.value}")
+    tell(report, f"{len(milliseconds)} moves over {len(data['runs'])} runs")
+    return both(f"a move in the explorer of {len(data['runs'])} runs", milliseconds)
+
+
+def _moved(slider, value):
+    """Milliseconds that setting a slider takes, its handler included."""
+    began = time.perf_counter()
+    slider.value = value
+    return 1000 * (time.perf_counter() - began)
 
 
 def next_probs(model, tokenizer):

@@ -7,6 +7,7 @@ tuples (value, low, high). Shares are given in [0, 1] and drawn in per cent wher
 import functools
 import io
 import math
+import textwrap
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -500,6 +501,29 @@ def u_curve(series, xlabel="peak learning rate", ylabel="final loss (nats per to
 
 
 @_styled
+def small_multiples(panels, xlabel, ylabel, title=None, logx=False, logy=False, columns=2):
+    """A panel a name, all on the same axes; panels: {name: {line: (xs, ys)}}. Each has its own legend."""
+    rows = -(-len(panels) // columns)
+    figure, axes = _figure(height=2.5 * rows + 0.3, rows=rows, columns=columns, squeeze=False, sharex=True, sharey=True,
+                           alt=f"{ylabel} against {xlabel}, a panel each for {', '.join(map(str, panels))}")
+    for place, (name, series) in zip(axes.flat, panels.items(), strict=False):
+        for i, (label, (xs, ys)) in enumerate(series.items()):
+            place.plot(list(xs), list(ys), **_style_of(i), label=_name(label), markersize=4)
+        place.set_title(_name(name), fontsize=9.5)
+        place.legend(fontsize=7.5, handlelength=2.6, labelspacing=0.25)
+        _scales(place, logx, logy)
+        if logy:
+            place.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for place in list(axes.flat)[len(panels):]:
+        place.axis("off")
+    figure.supxlabel(_name(xlabel), fontsize=9.5)
+    figure.supylabel(_name(ylabel), fontsize=9.5)
+    if title:
+        figure.suptitle(_name(title), fontsize=10.5, x=0.01, ha="left")
+    return figure
+
+
+@_styled
 def power_law(xs, ys, fit, predicted=None, measured=None, xlabel="compute (FLOPs)",
               ylabel="excess loss L − H (nats per token)", title=None):
     """Points on log–log axes with the fitted line y = a·x^(−b) carried on to the prediction.
@@ -616,6 +640,57 @@ def next_tokens(rows, text="", title=None, shown=12):
     _titles(axes, title or style.visible(tail, " "),
             "probability: the model's own (upper bar), after the filters (lower bar)", "next token")
     return figure
+
+
+@_styled
+def loss_mask(pairs, title=None, max_tokens=240):
+    """Tokens as text, those that the loss sees in a filled box with a thick lower edge; pairs: [(piece, seen), ...]."""
+    spots, x, y, edge = [], 0.0, 0, 92.0
+    for piece, seen in pairs[:max_tokens]:
+        label = _short(style.visible(piece), 24)
+        width = len(label) + 0.8
+        if x + width > edge and x > 0:
+            x, y = 0.0, y + 1
+        spots.append((x, y, width, label, seen))
+        x += width + 0.2
+        if "\n" in piece:
+            x, y = 0.0, y + 1
+    rows = (spots[-1][1] if spots else 0) + 1
+    figure, axes = _figure(height=0.24 * rows + 0.55, alt=f"{title}: {style.seen_count(pairs)}")
+    for x, y, width, label, seen in spots:
+        if seen:
+            axes.add_patch(Rectangle((x, y + 0.08), width, 0.74, facecolor=style.SKY, alpha=0.4, linewidth=0))
+            axes.plot([x, x + width], [y + 0.86] * 2, color=style.BLUE, linewidth=2, solid_capstyle="butt")
+        axes.text(x + width / 2, y + 0.47, _name(label), ha="center", va="center", fontsize=7,
+                  family="DejaVu Sans Mono", color=style.INK if seen else style.GREY,
+                  weight="bold" if seen else "normal")
+    axes.set_xlim(0, edge)
+    axes.set_ylim(rows, -0.1)
+    axes.axis("off")
+    more = f", first {max_tokens} drawn" if len(pairs) > max_tokens else ""
+    axes.set_title(_name(f"{title}: " if title else "") + f"{style.seen_count(pairs)}{more} (boxed)", fontsize=9)
+    return figure
+
+
+@_styled
+def answers(prompt, stages):
+    """A prompt and its answers at several stages, as text; stages: [(when, answer, note), ...]."""
+    lines = [(text, style.INK, "normal") for text in _wrapped(prompt)] + [("", style.INK, "normal")]
+    for when, answer, note in stages:
+        lines.append((f"{when}" + (f"   ({_short(note, 90)})" if note else ""), style.BLUE, "bold"))
+        lines += [("   " + text, style.INK, "normal") for text in _wrapped(answer or "(nothing)", 6)]
+    figure, axes = _figure(height=0.17 * len(lines) + 0.3, alt=f"answers to: {prompt[:80]}")
+    for i, (text, colour, weight) in enumerate(lines):
+        axes.text(0, i + 0.5, _name(text), va="center", fontsize=8, color=colour, weight=weight)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(lines), 0)
+    axes.axis("off")
+    return figure
+
+
+def _wrapped(text, most=12, width=100):
+    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, width) or [""]]
+    return lines if len(lines) <= most else [*lines[: most - 1], lines[most - 1] + " …"]
 
 
 @_styled

@@ -79,6 +79,12 @@ def percent(p):
     return f"{100 * p:.0f} %" if p >= 0.0995 else f"{100 * p:.1f} %"
 
 
+def seen_count(pairs):
+    """How many of [(piece, whether the loss sees it), ...] it sees, as text: 37 of 120 tokens carry a loss (31 %)."""
+    seen = sum(s for _, s in pairs)
+    return f"{seen:,} of {len(pairs):,} tokens carry a loss ({percent(seen / max(1, len(pairs)))})"
+
+
 def duration(seconds):
     """Seconds as a short text: 8 s, 1 min 20 s, 2 h 05 min."""
     seconds = max(0, round(seconds))

@@ -33,6 +33,10 @@ class TextProgress:
             self._step(stream, tty, event)
         elif kind == "eval":
             self._line(stream, tty, self._prefix(event) + metrics_text(event.get("metrics") or {}))
+        elif kind == "recovery":
+            mended = event["recovery"]
+            self._line(stream, tty, f"diverged at step {mended.step}: back to step {mended.back_to}, on with learning "
+                                    f"rate {mended.lr:.3g}")
         elif kind == "end" and tty and self._width:
             stream.write("\n")
             self._width = 0

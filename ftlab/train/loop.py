@@ -19,6 +19,8 @@ from ftlab.train import optim
 from ftlab.train.allocator import keep_freed_memory
 from ftlab.train.schedule import factor
 
+CHECKPOINT = "checkpoint.pt"  # in a run's folder
+
 
 class NonFiniteLoss(UsageError):
     """The loss became infinite or no number; the message says at which step and what to try."""
@@ -78,7 +80,7 @@ def train(model, batches, config, loss=None, evaluate=None, callbacks=(), out=No
     run = _Run(model, batches, config, loss or (lambda model, batch: model.loss(batch)), out)
     run.resume()
     history = run.history
-    _tell(callbacks, kind="start", step=run.step, steps=config.steps, history=history)
+    tell(callbacks, kind="start", step=run.step, steps=config.steps, history=history)
     model.train()
     began, first = time.perf_counter(), run.step
     try:
@@ -86,14 +88,14 @@ def train(model, batches, config, loss=None, evaluate=None, callbacks=(), out=No
             value, lr, tokens_per_second = run.advance()
             done = run.step
             eta = (time.perf_counter() - began) / (done - first) * (config.steps - done)
-            _tell(callbacks, kind="step", step=done, steps=config.steps, loss=value, lr=lr, history=history,
+            tell(callbacks, kind="step", step=done, steps=config.steps, loss=value, lr=lr, history=history,
                   tokens_per_second=tokens_per_second, eta_seconds=eta)
             if evaluate and (done == config.steps or config.eval_every and done % config.eval_every == 0):
                 model.eval()
                 metrics = evaluate(model, done)
                 model.train()
                 history.evals.append({"step": done, **metrics})
-                _tell(callbacks, kind="eval", step=done, steps=config.steps, metrics=metrics, history=history)
+                tell(callbacks, kind="eval", step=done, steps=config.steps, metrics=metrics, history=history)
                 run.ended = stop is not None and bool(stop(metrics))
             if out and (done == config.steps or run.ended or config.save_every and done % config.save_every == 0):
                 run.save()
@@ -102,11 +104,12 @@ def train(model, batches, config, loss=None, evaluate=None, callbacks=(), out=No
         raise
     finally:
         model.eval()
-        _tell(callbacks, kind="end", step=run.step, steps=config.steps, history=history)
+        tell(callbacks, kind="end", step=run.step, steps=config.steps, history=history)
     return history
 
 
-def _tell(callbacks, **event):
+def tell(callbacks, **event):
+    """Call each of `callbacks` with the event."""
     for callback in callbacks:
         callback(event)
 
@@ -116,7 +119,7 @@ class _Run:
 
     def __init__(self, model, batches, config, loss, out):
         self.model, self.batches, self.config, self.loss = model, batches, config, loss
-        self.path = pathlib.Path(out) / "checkpoint.pt" if out else None
+        self.path = pathlib.Path(out) / CHECKPOINT if out else None
         self.device = next(model.parameters()).device
         self.optimizers = optim.make(model, config.optimizer, config.lr, config.muon_lr, config.weight_decay)
         for optimizer in self.optimizers:
@@ -183,9 +186,7 @@ class _Run:
             "model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
             "torch_rng": torch.get_rng_state(), "python_rng": random.getstate(), "ended": self.ended,
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        files.atomic_write_bytes(self.path, buffer.getvalue())
+        _write_checkpoint(self.path, state)
 
     def save_if_whole(self):
         """Save after an interrupt, unless it fell into the middle of an update."""
@@ -200,12 +201,8 @@ class _Run:
             leftover.unlink(missing_ok=True)  # of a write that a kill cut short
         if not self.path.is_file():
             return
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            fingerprint = state["fingerprint"]
-        except Exception as error:  # a damaged file fails in many ways
-            raise UsageError(f"{self.path} is no checkpoint of ours; delete it to start afresh") from error
-        if fingerprint != self._fingerprint():
+        state = read_checkpoint(self.path)
+        if state["fingerprint"] != self._fingerprint():
             raise UsageError(f"{self.path} belongs to a run with other settings; delete it to start afresh, or give "
                              "another output folder")
         self.model.load_state_dict(state["model"])
@@ -216,3 +213,36 @@ class _Run:
         torch.set_rng_state(state["torch_rng"])
         if "python_rng" in state:
             random.setstate(state["python_rng"])
+
+
+def read_checkpoint(path):
+    """The state in a checkpoint file of `train`. Raises UsageError for any other file."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state["fingerprint"], state["step"], state["model"]
+    except Exception as error:  # a damaged file fails in many ways
+        raise UsageError(f"{path} is no checkpoint of ours; delete it to start afresh") from error
+    return state
+
+
+def _write_checkpoint(path, state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    files.atomic_write_bytes(path, buffer.getvalue())
+
+
+def change_rates(path, config):
+    """Let the run of the checkpoint at `path` go on with the peak rates of `config`; no matter if there is no file.
+
+    A run is fixed by its settings, so `train` refuses a checkpoint of other rates; here they are meant to change.
+    """
+    if not pathlib.Path(path).is_file():
+        return
+    state = read_checkpoint(path)
+    old = state["fingerprint"]["config"]
+    ratio = config.lr / old["lr"]
+    old["lr"], old["muon_lr"] = config.lr, config.muon_lr
+    for optimizer in state["optimizers"]:
+        for group in optimizer["param_groups"]:
+            group["peak_lr"] *= ratio
+    _write_checkpoint(path, state)

@@ -17,7 +17,9 @@ from ftlab.errors import UsageError
 from ftlab.model import ModelConfig, Transformer, generate, save
 from ftlab.text import Tokenizer
 from ftlab.text.batching import Batch, ChunkBatches
-from ftlab.train.loop import TrainConfig, train
+from ftlab.train.loop import TrainConfig
+from ftlab.train.rates import range_test
+from ftlab.train.recovery import train_safely
 
 # Shapes by name: (hidden_size, num_layers, num_heads, intermediate_size, vocab_size, seq_len).
 SIZES = {
@@ -31,12 +33,13 @@ EPOCHS = 4
 HELD_OUT = 0.05
 
 
-def pretrain_from_text(texts, out, steps=None, size="small", seed=0, callbacks=()):
+def pretrain_from_text(texts, out, steps=None, size="small", seed=0, callbacks=(), find_rate=False):
     """Pretrain on `texts` (a list of documents) and save model and tokenizer to the folder `out`.
 
     size: a name in SIZES. steps: of 2,048 tokens each, by default four times through the text, 200 to 3,000.
-    A twentieth of the documents is held out. The folder appears when all is done; a run that was stopped goes on when
-    it is started again with the same text and settings. Returns a dict of what was made and measured.
+    find_rate: a range test chooses the rate first. A run that diverges goes on from its last checkpoint at a third of
+    the rates. A twentieth of the documents is held out. The folder appears when all is done; a run that was stopped
+    goes on when it is started again with the same text and settings. Returns a dict of what was made and measured.
     """
     out = pathlib.Path(out)
     _check(out, size, steps)
@@ -51,9 +54,12 @@ def pretrain_from_text(texts, out, steps=None, size="small", seed=0, callbacks=(
     model = Transformer(ModelConfig(tokenizer.vocab_size, hidden, layers, heads, inner))
     config = TrainConfig(steps, lr=5e-3, optimizer="muon", muon_lr=0.02, warmup=min(50, steps // 10 + 1),
                          weight_decay=0.01, eval_every=max(1, steps // 10), save_every=max(1, steps // 20), seed=seed)
+    if find_rate:
+        config = range_test(model, batches, config).apply(config)
     partial = _partial_folder(out, texts, config, size)
-    history = train(model, batches, config, evaluate=lambda model, step: {"held_out_loss": _loss(model, held)},
-                    callbacks=callbacks, out=partial)
+    history, recoveries = train_safely(
+        model, batches, config, partial, callbacks=callbacks,
+        evaluate=lambda model, step: {"held_out_loss": _loss(model, held)})
     losses = history.metric("held_out_loss")[1]
     if not all(math.isfinite(loss) for loss in losses):
         raise UsageError("the held-out loss is no number: the text is too short to hold anything out; give more of it")
@@ -64,6 +70,7 @@ def pretrain_from_text(texts, out, steps=None, size="small", seed=0, callbacks=(
     return {
         "out": str(out), "parameters": model.num_parameters(), "vocab_size": tokenizer.vocab_size,
         "documents": len(texts), "text_tokens": len(stream), "steps": len(history.steps), "tokens": history.tokens,
+        "lr": recoveries[-1].lr if recoveries else config.lr, "recoveries": len(recoveries),
         "seconds": round(history.seconds, 1), "train_loss": sum(history.losses[-20:]) / len(history.losses[-20:]),
         "held_out_loss": losses[-1], "held_out_bits_per_byte": losses[-1] / math.log(2) / bytes_per_token,
         "sample": sample,

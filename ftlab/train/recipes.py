@@ -99,12 +99,26 @@ def small_recipe(seed=0, steps=STEPS, evaluations=10, tokens_per_batch=TOKENS_PE
     changes: fields of the TrainConfig (optimizer, lr, muon_lr, ...) or of the ModelConfig (hidden_size, ...) to set.
     """
     world, tokenizer = World("small"), small_tokenizer()
-    rows = tokenizer.encode_batch(small_stories(seed, steps * tokens_per_batch), bos=True, eos=True)
-    held_out = world.sample(HELD_OUT, 1, "test")
-    tokens = sum(len(ids) + 1 for ids in tokenizer.encode_batch([s.text for s in held_out]))  # the end is a token too
+    rows = _small_rows(seed, steps * tokens_per_batch)
+    held_out, floor = _small_held_out()
     model_config, config = _settings(tokenizer, seed, steps, evaluations, changes)
     return Recipe(tokenizer, RowBatches(rows, tokens_per_batch, seed, tokenizer.pad_id), model_config, config,
-                  [s.text for s in held_out], world, sum(-s.logp for s in held_out) / tokens)
+                  list(held_out), world, floor)
+
+
+@functools.lru_cache(maxsize=2)
+def _small_rows(seed, tokens):
+    """The training stories as token ids; sweeps ask for the same ones again and again."""
+    return small_tokenizer().encode_batch(small_stories(seed, tokens), bos=True, eos=True)
+
+
+@functools.cache
+def _small_held_out():
+    """(texts, floor in nats per token) of the stories that no batch holds."""
+    stories = World("small").sample(HELD_OUT, 1, "test")
+    texts = tuple(story.text for story in stories)
+    tokens = sum(len(ids) + 1 for ids in small_tokenizer().encode_batch(texts))  # the end is a token too
+    return texts, sum(-story.logp for story in stories) / tokens
 
 
 def _settings(tokenizer, seed, steps, evaluations, changes):

@@ -81,7 +81,7 @@ def test_generate():
 
 
 def test_widgets():
-    assert [row["limit"] for row in run("widgets").values()] == [100, 100]
+    assert [row["limit"] for row in run("widgets").values()] == [100] * 4
 
 
 def test_import():

@@ -200,3 +200,12 @@ def test_leftovers_of_a_longer_line_are_wiped():
     progress({"kind": "step", "step": 2, "steps": 9, "loss": 1.0, "eta_seconds": 4.0})
     first, second = out.getvalue().split("\r")[1:]
     assert len(second) >= len(first)
+
+
+def test_a_recovery_is_a_line_of_its_own():
+    from ftlab.train import Recovery
+
+    out = io.StringIO()
+    progress = terminal.TextProgress(out)
+    progress({"kind": "recovery", "step": 40, "steps": 90, "recovery": Recovery(47, 40, 1e-3, "it diverged", [9.0])})
+    assert out.getvalue() == "diverged at step 47: back to step 40, on with learning rate 0.001\n"

@@ -285,7 +285,8 @@ def all_widgets():
         widgets.next_token_explorer(Model(), pieces, [0], lambda ids: "".join(pieces(ids))),
         widgets.tokenizer_box(lambda s: [(c, 1) for c in s], "a fox"),
         widgets.attention_view(["<s>", " a", " b"], MAPS), widgets.prediction("How many?"),
-        widgets.run_live_button("Run", lambda: None)]
+        widgets.run_live_button("Run", lambda: None), widgets.loss_mask_view({"one": [(" a", True), (" b", False)]}),
+        widgets.answers_view(["How?"], ["before", "after"], [["no", "yes"]])]
 
 
 def test_live_a_widget_with_one_light_line(monkeypatch):
@@ -311,8 +312,9 @@ COMMON = {
     "HTML": {"value"}, "Label": {"value"}, "Button": {"description", "tooltip", "button_style", "icon"},
     "FloatSlider": {"value", "min", "max", "step", "description", "readout_format"},
     "IntSlider": {"value", "min", "max", "description"}, "RadioButtons": {"options", "value"},
+    "SelectionSlider": {"options", "value", "description"},
     "Textarea": {"value", "placeholder", "rows", "continuous_update"}, "VBox": set(), "HBox": set(), "Output": set(),
-    "Image": {"value", "format"},
+    "Image": {"value", "format"}, "Dropdown": {"options", "value", "description"},
     "Layout": {"width", "height", "margin", "min_width", "max_width", "flex", "flex_flow"},
 }
 

@@ -1,0 +1,113 @@
+"""The same supervised fine-tuning by TRL's `SFTTrainer`: the one place that knows its arguments.
+
+TRL's defaults are for GPUs (bfloat16, gradient checkpointing); on a CPU both are turned off here. Examples go in as
+text, with the columns "prompt" and "completion": TRL cuts them into tokens, masks the prompt, appends the end token.
+"""
+
+import contextlib
+import logging
+import tempfile
+import time
+import warnings
+
+from ftlab.model.hub import from_hf, to_hf
+from ftlab.text.examples import Example, from_tasks
+from ftlab.text.template import alpaca, alpaca_response
+from ftlab.text.tokenizer import BOS
+
+BATCH_SIZE, LR = 16, 2e-3
+
+
+def columns(examples):
+    """Examples or tasks in Alpaca's form as [{"prompt", "completion"}, …], as SFTTrainer takes them."""
+    examples = [e if isinstance(e, Example) else from_tasks([e])[0] for e in examples]
+    return [{"prompt": BOS + alpaca(e.instruction, e.input), "completion": alpaca_response(e.response)}
+            for e in examples]
+
+
+def sft_trainer(model, tokenizer, examples, steps, folder, lr=LR, batch_size=BATCH_SIZE, seed=0, callbacks=()):
+    """An `SFTTrainer` for a copy of our `model` (as a LlamaForCausalLM): AdamW, linear decay, loss on the completion.
+
+    folder: where it may write. Its `train_dataset` holds "input_ids" and "labels" once it is made.
+    """
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import SFTConfig, SFTTrainer
+
+    config = SFTConfig(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=lr,
+        lr_scheduler_type="linear", warmup_steps=max(1, steps // 20), weight_decay=0.0, max_grad_norm=1.0, seed=seed,
+        completion_only_loss=True, max_length=model.config.max_position_embeddings,
+        train_sampling_strategy="group_by_length",  # rows of like length share a batch, so little is padding
+        use_cpu=True, bf16=False, fp16=False, gradient_checkpointing=False,  # float32, nothing computed twice
+        logging_steps=max(1, steps // 60), save_strategy="no", report_to="none", disable_tqdm=True)  # fmt: skip
+    trainer = SFTTrainer(to_hf(model).train(), config, train_dataset=Dataset.from_list(columns(examples)),
+                         processing_class=tokenizer.to_hf(), callbacks=list(callbacks))
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def tune_with_trl(model, tokenizer, examples, steps, lr=LR, batch_size=BATCH_SIZE, seed=0, evaluate=None,
+                  eval_every=None, report=None):
+    """Fine-tune a copy of `model` by SFTTrainer; returns (the tuned Transformer, what happened).
+
+    evaluate(Transformer, step) -> dict of numbers, each `eval_every` steps and at the end. report(text) shows progress.
+    What happened: {"steps", "losses", "evals" [{"step", …}], "seconds" of training}.
+    """
+    from transformers import TrainerCallback
+
+    happened = {"steps": [], "losses": [], "evals": [], "seconds": 0.0}
+
+    class Follow(TrainerCallback):
+        """Takes the losses, and stops the clock for evaluations."""
+
+        def on_train_begin(self, args, state, control, **rest):
+            self.since = time.perf_counter()
+
+        def on_log(self, args, state, control, logs=None, **rest):
+            if "loss" in (logs or {}):
+                happened["steps"].append(state.global_step)
+                happened["losses"].append(float(logs["loss"]))
+                if report:
+                    report(f"SFTTrainer: step {state.global_step} of {steps}, loss {float(logs['loss']):.3f}")
+
+        def on_step_end(self, args, state, control, model=None, **rest):
+            last = state.global_step == steps
+            if evaluate and (last or eval_every and state.global_step % eval_every == 0):
+                happened["seconds"] += time.perf_counter() - self.since
+                happened["evals"].append({"step": state.global_step, **evaluate(from_hf(model), state.global_step)})
+                self.since = time.perf_counter()
+
+        def on_train_end(self, args, state, control, **rest):
+            happened["seconds"] += time.perf_counter() - self.since
+
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        trainer = sft_trainer(model, tokenizer, examples, steps, folder, lr, batch_size, seed, [Follow()])
+        trainer.train()
+        return from_hf(trainer.model), happened
+
+
+@contextlib.contextmanager
+def quiet():
+    """datasets, transformers and trl without progress bars, advice and warnings; as before afterwards."""
+    import datasets
+    import transformers
+
+    names = ("trl", "accelerate", "transformers", "datasets")
+    levels = {name: logging.getLogger(name).level for name in names}
+    bars = not datasets.are_progress_bars_disabled(), transformers.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        if bars[0]:
+            datasets.enable_progress_bars()
+        if bars[1]:
+            transformers.logging.enable_progress_bar()
