@@ -16,12 +16,15 @@ def one_token_decoder(model):
     """A OneTokenDecoder of `model`, or None where it would not be the same or no gain: other modules, hooks, a GPU."""
     if next(model.parameters()).device.type != "cpu" or model.config.hidden_size > LARGEST_HIDDEN_SIZE:
         return None
-    linear = [module for name, module in model.named_modules() if name.endswith(("_proj", "lm_head"))]
+    # A learned prefix is not part of a step: it stands in the cache.
+    modules = {name: module for name, module in model.named_modules() if not name.startswith("kv_prefix")}
+    linear = [module for name, module in modules.items() if name.endswith(("_proj", "lm_head"))]
     plain = all(type(module) is nn.Linear and module.bias is None for module in linear)
     expected = 7 * model.config.num_layers + 1
-    known = {"Transformer", "ModuleList", "Block", "SelfAttention", "MLP", "RMSNorm", "Linear", "Embedding"}
+    known = {"Transformer", "PrefixedTransformer", "ModuleList", "Block", "SelfAttention", "MLP", "RMSNorm", "Linear",
+             "Embedding"}
     hooked = any(module._forward_hooks or module._forward_pre_hooks or type(module).__name__ not in known
-                 for module in model.modules())
+                 for module in modules.values())
     return OneTokenDecoder(model) if plain and not hooked and len(linear) == expected else None
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from ftlab.errors import UsageError
 from ftlab.model import Transformer
+from ftlab.model.generate import prefix_length
 from ftlab.text.batching import IGNORE, PackedBatches, RowBatches, collate
 from ftlab.text.examples import Example, from_tasks
 from ftlab.text.rows import rows
@@ -99,8 +100,9 @@ def rows_loss(model, made, tokenizer, tokens_per_batch=8192):
 
 
 def limit(model):
-    """Tokens that the model can take in a row, or None where it says nothing of it."""
-    return getattr(model.config, "max_position_embeddings", None)
+    """Tokens that the model can take in a row, or None where it says nothing of it; a learned prefix takes its part."""
+    most = getattr(model.config, "max_position_embeddings", None)
+    return None if most is None else most - prefix_length(model)
 
 
 def pad_of(tokenizer):
