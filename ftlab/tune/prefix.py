@@ -329,6 +329,8 @@ def _before_forward(model, args, kwargs):
     kwargs = dict(zip(names, args)) | kwargs
     given = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
     cache, before = kwargs.get("past_key_values"), model.kv_prefix.length
+    if kwargs.get("use_cache") is False:
+        cache = None  # the whole text comes again, and generate() hands on the cache that held it last time
     if cache is None or not cache.get_seq_length():
         kwargs["past_key_values"] = _filled(model, len(given), cache)
     mask = kwargs.get("attention_mask")
