@@ -1,6 +1,7 @@
 """The methods of fine-tuning by name: which parameters learn. `attach` prepares any model for any of them."""
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 
 from ftlab.errors import UsageError
@@ -26,7 +27,26 @@ def attach_full(model):
     return model
 
 
-METHODS = {method.name: method for method in (Method("full", "every weight learns", attach_full),)}
+def lazily(module, function):
+    """The function of a module that needs torch, imported when it is first called."""
+
+    def attach(model, **config):
+        return getattr(importlib.import_module(module), function)(model, **config)
+
+    return attach
+
+
+METHODS = {method.name: method for method in (
+    Method("full", "every weight learns", attach_full),
+    Method("adapter", "bottleneck adapters behind attention and MLP (Houlsby et al. 2019)",
+           lazily("ftlab.tune.adapter", "attach_adapter"), adapter=True),
+    Method("prefix", "keys and values before every text, through an MLP (Li and Liang 2021)",
+           lazily("ftlab.tune.prefix", "attach_prefix"), adapter=True),
+    Method("ptuning", "keys and values before every text, learned as they are (P-tuning v2, Liu et al. 2022)",
+           lazily("ftlab.tune.prefix", "attach_ptuning"), adapter=True),
+    Method("prompt", "input vectors before every text (prompt tuning, Lester et al. 2021)",
+           lazily("ftlab.tune.prefix", "attach_prompt"), adapter=True),
+)}
 
 
 def find(name):
