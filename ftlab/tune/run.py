@@ -154,7 +154,10 @@ def _fitting(model, tokenizer, examples, template, wish, say, data):
     """(examples, rows) that fit the model. Longer ones are refused, or left out where --max-length says so."""
     most = sft.limit(model)
     if most is not None:
-        most -= wish.config.get("num_virtual_tokens", 0)
+        virtual = wish.config.get("num_virtual_tokens", 0)
+        if virtual >= most:
+            raise UsageError(f"num_virtual_tokens is {virtual}, but the model takes {most} tokens in all: choose fewer")
+        most -= virtual
     if wish.max_length is None:
         return examples, rows(examples, tokenizer, template, wish.loss, most)
     if most is not None and wish.max_length > most:
