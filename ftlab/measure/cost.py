@@ -159,7 +159,9 @@ def memory(shape, method="full", precision="float32", optimizer="adamw", batch=1
     extra = num_virtual_tokens if method in ("prefix", "ptuning", "prompt") else 0
     kept = layer_activations(shape, method, r, target_modules, bottleneck_size)  # numbers a token and layer
     held = (shape.hidden_size if checkpointing else kept) * shape.num_layers
-    ends = shape.hidden_size * (4 if full else 3)  # the last norm, and what the head reads
+    # The last norm, and what the head reads. Where both are frozen the norm keeps its input alone; the first layer keeps
+    # one less, as nothing that learns lies before it.
+    ends = shape.hidden_size * 4 if full else 0
     again = activation_bytes * batch * (tokens + extra) * kept if checkpointing else 0  # one layer, computed again
     return Memory(
         weights=frozen + full_bytes * learned,

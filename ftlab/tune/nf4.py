@@ -125,6 +125,30 @@ def dequantise_affine(codes, steps, lows, block_size=BLOCK):
     return values.view(-1)[:codes.numel()].view(codes.shape)
 
 
+def round_trip(x, name="nf", bits=4, block_size=BLOCK):
+    """What quantisation makes of x: dict(back, scaled, levels, bits).
+
+    name: "int", "int, asymmetric", "nf" (NormalFloat) or "fp4" (4 bits, whatever `bits` says). back: x as it comes back;
+    scaled: x over the scales of its blocks, in [-1, 1]; levels: the codebook (of asymmetric integers, which have none,
+    the levels of the first block over its largest value); bits: per weight, with plain float32 scales.
+    """
+    size, bits = block_size or x.numel(), 4 if name == "fp4" else bits
+    scaled = in_blocks(x.float(), size)
+    scaled = (scaled / scaled.abs().amax(1, keepdim=True).clamp(min=1e-38)).view(-1)[:x.numel()].view(x.shape)
+    if name == "int, asymmetric":
+        codes, steps, lows = quantise_affine(x, bits, size)
+        back = dequantise_affine(codes, steps, lows, size)
+        levels = (lows[0] + steps[0] * torch.arange(2**bits)) / in_blocks(x, size)[0].abs().max().clamp(min=1e-38)
+        return {"back": back, "scaled": scaled, "levels": levels, "bits": bits + 64 / size}
+    books = {"int": int_codebook, "nf": lambda bits: codebook("nf4") if bits == 4 else normal_codebook(bits),
+             "fp4": lambda bits: codebook("fp4")}  # fmt: skip
+    if name not in books:
+        raise UsageError(f"no codebook is called {name!r}; choose one of {', '.join([*books, 'int, asymmetric'])}")
+    book = books[name](bits)
+    back = dequantise(*quantise(x, book, size), book, size)
+    return {"back": back, "scaled": scaled, "levels": book, "bits": bits + 32 / size}
+
+
 # -- two codes a byte
 
 def pack(codes):

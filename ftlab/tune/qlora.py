@@ -28,7 +28,7 @@ class FrozenProduct(torch.autograd.Function):
         return grad @ ctx.layer.dequantise().to(grad.dtype), None  # to x; the codes learn nothing
 
 
-class Linear4bit(nn.Module):
+class FourBitLinear(nn.Module):
     """A frozen linear layer (k -> n) whose weight is codes, two a byte, and scales. Its weights take about 0.52 bytes each.
 
     linear: an `nn.Linear` or GPT-2's `Conv1D`, which is read and not kept. quant_type: "nf4", "fp4" or "int4".
@@ -93,7 +93,7 @@ def attach_qlora(model, r=8, lora_alpha=16, lora_dropout=0.0, target_modules=lor
     """Quantise every linear layer of `model` but the head, and put LoRA beside those of `target_modules`; in place.
 
     r, lora_alpha, lora_dropout, target_modules: as in `lora.attach_lora`. quant_type, block_size, double_quant: as in
-    `Linear4bit`. library: whether the frozen layers are those of bitsandbytes. Raises UsageError.
+    `FourBitLinear`. library: whether the frozen layers are those of bitsandbytes. Raises UsageError.
     """
     if lora.layers(model):
         raise UsageError("this model has a LoRA already: merge it or detach it first")
@@ -109,14 +109,14 @@ def quantise(model, quant_type="nf4", block_size=nf4.BLOCK, double_quant=True, l
     for name in lora.targets(model):
         linear = model.get_submodule(name)
         if not is_quantised(linear):
-            make = _library_layer if library else Linear4bit
+            make = _library_layer if library else FourBitLinear
             lora._replace(model, name, make(linear, quant_type, block_size, double_quant))
     return model
 
 
 def is_quantised(module):
     """Whether a linear layer's weight is held in 4 bits, by us or by bitsandbytes."""
-    return isinstance(module, Linear4bit) or type(module).__name__ == "Linear4bit"
+    return isinstance(module, FourBitLinear) or type(module).__name__ == "Linear4bit"
 
 
 def unquantise(model):
@@ -125,7 +125,7 @@ def unquantise(model):
     A LoRA on it stays, and can now be merged: into the rounded weights, beside which it was trained.
     """
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, Linear4bit):
+        if isinstance(layer, FourBitLinear):
             linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device=layer.packed.device)
             linear.weight = nn.Parameter(layer.dequantise(), requires_grad=False)
             if layer.bias is not None:
@@ -163,7 +163,7 @@ def weight_bytes(model):
         layer = model.get_submodule(name)
         base = getattr(layer, "base", layer)
         counted |= {id(p) for p in base.parameters()}
-        linear += base.bytes() if isinstance(base, Linear4bit) else _library_bytes(base)
+        linear += base.bytes() if isinstance(base, FourBitLinear) else _library_bytes(base)
     learned = {id(p) for layer in lora.layers(model).values() for p in (layer.lora_A, layer.lora_B)}
     other = sum(p.numel() * p.element_size() for p in model.parameters() if id(p) not in counted | learned)
     return {"linear": linear, "other": other}

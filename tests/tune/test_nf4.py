@@ -133,3 +133,19 @@ def test_zeros_and_a_single_weight():
 def test_bits_per_parameter():
     assert nf4.bits_per_parameter(double=False) == 4.5
     assert nf4.bits_per_parameter() == pytest.approx(4.126953125)
+
+
+def test_round_trip_says_what_each_codebook_makes_of_a_tensor():
+    x = weights(6, (32, 64))
+    book = nf4.codebook("nf4")
+    seen = nf4.round_trip(x, "nf", 4, 64)
+    assert torch.equal(seen["back"], nf4.dequantise(*nf4.quantise(x, book), book)) and seen["bits"] == 4.5
+    assert seen["scaled"].abs().amax(1).tolist() == [1.0] * 32
+    errors = [(nf4.round_trip(x, "nf", bits, 64)["back"] - x).abs().mean() for bits in range(2, 9)]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0] / 20
+    assert len(nf4.round_trip(x, "int", 3)["levels"]) == 7 and len(nf4.round_trip(x, "fp4", 3)["levels"]) == 16
+    lopsided = nf4.round_trip(x, "int, asymmetric", 4, None)
+    assert lopsided["levels"][[0, -1]].tolist() == pytest.approx([(x.min() / x.abs().max()).item(),
+                                                                 (x.max() / x.abs().max()).item()])
+    with pytest.raises(UsageError, match="asymmetric"):
+        nf4.round_trip(x, "float")

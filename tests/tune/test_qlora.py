@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ftlab.errors import UsageError
+from ftlab.model import decode, generate
 from ftlab.tune import attach, lora, nf4, qlora
 from ftlab.tune import files as adapter_files
 
@@ -57,8 +58,8 @@ def test_is_lora_beside_the_rounded_weights(layout, quant_type, tiny):
     base = tiny() if layout == "ours" else theirs(layout)
     ours = shake(attach(copy.deepcopy(base), "qlora", r=3, lora_alpha=7, quant_type=quant_type))
     plain = qlora.unquantise(copy.deepcopy(ours))
-    assert not any(isinstance(m, qlora.Linear4bit) for m in plain.modules())
-    assert sum(isinstance(m, qlora.Linear4bit) for m in ours.modules()) == len(lora.layers(ours))
+    assert not any(isinstance(m, qlora.FourBitLinear) for m in plain.modules())
+    assert sum(isinstance(m, qlora.FourBitLinear) for m in ours.modules()) == len(lora.layers(ours))
     assert_alike(logits_and_gradients(ours), logits_and_gradients(plain))
     assert not torch.allclose(logits_and_gradients(ours)[0],
                               logits_and_gradients(shake(attach(copy.deepcopy(base), "lora", r=3, lora_alpha=7)))[0], atol=1e-4)
@@ -66,12 +67,12 @@ def test_is_lora_beside_the_rounded_weights(layout, quant_type, tiny):
 
 def test_weights_are_those_of_the_codes_in_their_places():
     conv = theirs("gpt2").transformer.h[0].attn.c_attn  # (k, n) = (32, 96)
-    layer = qlora.Linear4bit(conv, double_quant=False)
+    layer = qlora.FourBitLinear(conv, double_quant=False)
     codes, scales = nf4.quantise(conv.weight.T.detach(), nf4.codebook("nf4"))
     assert torch.equal(layer.weight, nf4.dequantise(codes, scales, nf4.codebook("nf4")))
     assert torch.equal(layer.bias, conv.bias) and layer.weight.shape == (96, 32)
     odd = torch.nn.Linear(7, 9)  # 63 weights: half a byte and a part of a block are left over
-    layer = qlora.Linear4bit(odd, block_size=16, double_quant=False)
+    layer = qlora.FourBitLinear(odd, block_size=16, double_quant=False)
     codes, scales = nf4.quantise(odd.weight.detach(), nf4.codebook("nf4"), 16)
     assert torch.equal(layer.weight, nf4.dequantise(codes, scales, nf4.codebook("nf4"), 16))
 
@@ -108,7 +109,7 @@ def test_equals_transformers_and_peft(tmp_path):
 
 
 def test_a_forward_pass_keeps_no_weight():
-    layer = qlora.Linear4bit(torch.nn.Linear(256, 512))
+    layer = qlora.FourBitLinear(torch.nn.Linear(256, 512))
     x, kept = torch.randn(2, 256, requires_grad=True), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         y = layer(x)
@@ -119,7 +120,7 @@ def test_a_forward_pass_keeps_no_weight():
 
 def test_only_the_lora_learns_and_the_loss_falls(tiny):
     model = attach(tiny(), "qlora", r=4, target_modules=["q_proj", "v_proj"])
-    assert sum(isinstance(m, qlora.Linear4bit) for m in model.modules()) == 14 and len(lora.layers(model)) == 4
+    assert sum(isinstance(m, qlora.FourBitLinear) for m in model.modules()) == 14 and len(lora.layers(model)) == 4
     assert all(("lora_" in n) == p.requires_grad for n, p in model.named_parameters())
     before = {n: t.clone() for n, t in model.state_dict().items()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
@@ -142,10 +143,16 @@ def test_only_the_lora_learns_and_the_loss_falls(tiny):
 def test_bytes_of_the_linear_weights():
     model = qlora.quantise(theirs("llama"))
     held = qlora.weight_bytes(model)
-    count = sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, qlora.Linear4bit))
+    count = sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, qlora.FourBitLinear))
     assert held["linear"] <= 0.30 * 2 * count
     assert held["linear"] == pytest.approx(count * nf4.bits_per_parameter() / 8, rel=0.02)
     assert held["other"] == 4 * (2 * 61 * 64 + 5 * 64)  # embedding, head, norms
+
+
+def test_it_writes_through_the_decoder_for_one_token(tiny):
+    model = shake(attach(tiny(), "qlora", r=3)).eval()
+    assert decode.one_token_decoder(model) is not None
+    assert generate(model, [IDS[0].tolist()], 20, 0.0) == generate(model, [IDS[0].tolist()], 20, 0.0, use_cache=False)
 
 
 def test_merging_needs_numbers():
