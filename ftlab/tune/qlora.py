@@ -109,7 +109,7 @@ def quantise(model, quant_type="nf4", block_size=nf4.BLOCK, double_quant=True, l
     for name in lora.targets(model):
         linear = model.get_submodule(name)
         if not is_quantised(linear):
-            make = _library_layer if library else FourBitLinear
+            make = library_layer if library else FourBitLinear
             lora._replace(model, name, make(linear, quant_type, block_size, double_quant))
     return model
 
@@ -134,7 +134,7 @@ def unquantise(model):
     return model
 
 
-def _library_layer(linear, quant_type, block_size, double_quant):
+def library_layer(linear, quant_type, block_size, double_quant):
     """The same layer by bitsandbytes, which takes blocks of 64 and no int4."""
     try:
         import bitsandbytes as bnb

@@ -271,7 +271,7 @@ CLAIMS = [
     Claim(
         id="C35", kind="measured", lab=LAB,
         statement="QLoRA scores within a point of LoRA: r = 8, the same task, data, steps and rate, 2,000 held-out prompts.",
-        metric="instruction score, LoRA minus QLoRA", unit="share", at_most=0.01, measure=measure_qlora,
+        metric="instruction score, LoRA minus QLoRA", at_most=0.01, measure=measure_qlora,
         seeds=5,
     ),
     Claim(
