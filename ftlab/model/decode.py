@@ -7,7 +7,8 @@ input are one product. The readable model stays what it is; a test shows both to
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+
+from ftlab.model.transformer import is_plain
 
 LARGEST_HIDDEN_SIZE = 1024  # from there on the products themselves cost the time, and the folded copy much memory
 
@@ -16,13 +17,7 @@ def one_token_decoder(model):
     """A OneTokenDecoder of `model`, or None where it would not be the same or no gain: other modules, hooks, a GPU."""
     if next(model.parameters()).device.type != "cpu" or model.config.hidden_size > LARGEST_HIDDEN_SIZE:
         return None
-    linear = [module for name, module in model.named_modules() if name.endswith(("_proj", "lm_head"))]
-    plain = all(type(module) is nn.Linear and module.bias is None for module in linear)
-    expected = 7 * model.config.num_layers + 1
-    known = {"Transformer", "ModuleList", "Block", "SelfAttention", "MLP", "RMSNorm", "Linear", "Embedding"}
-    hooked = any(module._forward_hooks or module._forward_pre_hooks or type(module).__name__ not in known
-                 for module in model.modules())
-    return OneTokenDecoder(model) if plain and not hooked and len(linear) == expected else None
+    return OneTokenDecoder(model) if is_plain(model) else None
 
 
 class OneTokenDecoder:
