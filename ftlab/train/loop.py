@@ -17,6 +17,7 @@ from ftlab import files
 from ftlab.errors import UsageError
 from ftlab.train import optim
 from ftlab.train.allocator import keep_freed_memory
+from ftlab.train.denormals import flushed_denormals
 from ftlab.train.schedule import factor
 
 CHECKPOINT = "checkpoint.pt"  # in a run's folder
@@ -77,6 +78,11 @@ def train(model, batches, config, loss=None, evaluate=None, callbacks=(), out=No
     Raises NonFiniteLoss; on Ctrl-C the last step is saved (where `out` is given) before the interrupt goes on.
     """
     keep_freed_memory()
+    with flushed_denormals():
+        return _train(model, batches, config, loss, evaluate, callbacks, out, stop)
+
+
+def _train(model, batches, config, loss, evaluate, callbacks, out, stop):
     run = _Run(model, batches, config, loss or (lambda model, batch: model.loss(batch)), out)
     run.resume()
     history = run.history
