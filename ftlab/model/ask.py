@@ -3,7 +3,7 @@
 import torch
 
 from ftlab.errors import UsageError
-from ftlab.model.generate import generate
+from ftlab.model.generate import generate, prefix_length
 from ftlab.model.transformer import Transformer
 from ftlab.text.examples import Example
 from ftlab.text.rows import prompt_rows
@@ -35,7 +35,7 @@ def ask(model, tokenizer, asked, template="alpaca", max_new_tokens=160, temperat
 
 def _ours(model, tokenizer, prompts, max_new_tokens, temperature, seed):
     longest = max(map(len, prompts))
-    room = model.config.max_position_embeddings - longest
+    room = model.config.max_position_embeddings - longest - prefix_length(model)
     if room < 1:
         raise UsageError(f"a prompt of {longest:,} tokens leaves the model no room to answer (it takes "
                          f"{model.config.max_position_embeddings:,}): ask something shorter")

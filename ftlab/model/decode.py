@@ -8,8 +8,7 @@ input are one product. The readable model stays what it is; a test shows both to
 import torch
 import torch.nn.functional as F
 
-from ftlab.model.transformer import is_plain
-
+LOW_RANK = ("LoRALinear", "FastLoRALinear")  # of ftlab.tune, which stands above this module
 LARGEST_HIDDEN_SIZE = 1024  # from there on the products themselves cost the time, and the folded copy much memory
 
 
@@ -17,7 +16,17 @@ def one_token_decoder(model):
     """A OneTokenDecoder of `model`, or None where it would not be the same or no gain: other modules, hooks, a GPU."""
     if next(model.parameters()).device.type != "cpu" or model.config.hidden_size > LARGEST_HIDDEN_SIZE:
         return None
-    return OneTokenDecoder(model) if is_plain(model) else None
+    # A learned prefix is not part of a step: it stands in the cache.
+    modules = {name: module for name, module in model.named_modules() if not name.startswith("kv_prefix")}
+    linear = [module for name, module in modules.items() if name.endswith(("_proj", "lm_head"))]
+    # A LoRALinear's weight is W', its update included.
+    plain = all(type(module).__name__ in ("Linear", *LOW_RANK) and module.bias is None for module in linear)
+    expected = 7 * model.config.num_layers + 1
+    known = {"Transformer", "PrefixedTransformer", "ModuleList", "Block", "SelfAttention", "MLP", "RMSNorm", "Linear",
+             "Embedding", "Dropout", "Identity", *LOW_RANK}
+    hooked = any(module._forward_hooks or module._forward_pre_hooks or type(module).__name__ not in known
+                 for module in modules.values())
+    return OneTokenDecoder(model) if plain and not hooked and len(linear) == expected else None
 
 
 class OneTokenDecoder:

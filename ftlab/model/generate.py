@@ -13,14 +13,19 @@ WORTH_DECODER = 8  # new tokens from which on preparing a OneTokenDecoder pays
 class KVCache:
     """Keys and values of the tokens already read, so that a new token costs one token's work.
 
-    Room for `capacity` tokens is made at once, (B, H, capacity, D) a layer, and filled from the left.
+    Room for `capacity` tokens is made at once, (B, H, capacity, D) a layer, and filled from the left. Where the model
+    has a learned prefix (`ftlab.tune.prefix`), the cache begins with it: `before` such tokens, besides the capacity.
     """
 
     def __init__(self, model, batch_size, capacity):
         config, like = model.config, next(model.parameters())
-        shape = (batch_size, config.num_heads, capacity, config.head_size)
+        self.capacity, self.before = capacity, prefix_length(model)
+        shape = (batch_size, config.num_heads, self.before + capacity, config.head_size)
         self.layers = [_LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in range(config.num_layers)]
-        self.capacity = capacity
+        if self.before:
+            with torch.no_grad():
+                for layer, pair in zip(self.layers, model.kv_prefix.keys_values(model), strict=True):
+                    layer.extend(*pair)
 
     @property
     def length(self):
@@ -35,6 +40,11 @@ class KVCache:
         """Keep only these rows of the batch (a tensor of indices), in this order: finished texts leave, beams fork."""
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+
+
+def prefix_length(model):
+    """Virtual tokens that stand before every text of this model: 0 unless a prefix was learned."""
+    return model.kv_prefix.length if hasattr(model, "kv_prefix") else 0
 
 
 class _LayerCache:
@@ -99,13 +109,14 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=
     padding = torch.tensor([longest - len(p) for p in prompts], device=device)
     padded = bool(padding.any())
     cache = KVCache(model, len(prompts), longest + max_new_tokens) if use_cache else None
+    before = cache.before if use_cache else 0
     decode = one_token_decoder(model) if use_cache and max_new_tokens >= WORTH_DECODER else None
     alive = torch.arange(len(prompts), device=device)
     results = [[] for _ in prompts]
     step_ids, was_training = ids, model.training
     model.eval()
     for count in range(max_new_tokens):
-        mask, positions = _left_padding(padding, ids.shape[1], step_ids.shape[1]) if padded else (None, None)
+        mask, positions = _left_padding(padding, ids.shape[1], step_ids.shape[1], before) if padded else (None, None)
         if decode and count:  # the same, quicker
             logits = decode(step_ids[:, 0], cache, None if positions is None else positions[:, 0], mask)
         else:
@@ -129,13 +140,15 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=
     return [row[:-1] if eos_id is not None and row and row[-1] == eos_id else row for row in results]
 
 
-def _left_padding(padding, length, new):
-    """Mask (B, 1, new, length) and positions (B, new) when row b begins with padding[b] empty places."""
+def _left_padding(padding, length, new, before=0):
+    """Mask (B, 1, new, before + length) and positions (B, new) when row b begins with padding[b] empty places, behind
+    `before` tokens of a prefix, which every token sees."""
     columns = torch.arange(length, device=padding.device)
     rows = columns[length - new:]
     mask = (columns[None, None, :] >= padding[:, None, None]) & (columns[None, None, :] <= rows[None, :, None])
     mask = mask | (columns[None, None, :] == rows[None, :, None])  # an empty place sees itself: no row is all masked
-    return mask.unsqueeze(1), (rows[None, :] - padding[:, None]).clamp(min=0)
+    mask = torch.cat([mask.new_ones(*mask.shape[:2], before), mask], dim=-1)
+    return mask.unsqueeze(1), (rows[None, :] - padding[:, None]).clamp(min=0) + before
 
 
 @torch.inference_mode()

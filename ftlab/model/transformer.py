@@ -212,8 +212,8 @@ def segment_mask(segments, causal=True):
 
 
 def is_plain(model):
-    """Whether a model is made of the classes of this module alone, without biases or hooks: then quicker ways to the
-    same numbers (`ftlab.model.decode`, `ftlab.model.backprop`) may stand for it."""
+    """Whether a model is made of the classes of this module alone, without biases or hooks: then a quicker way
+    to the same numbers (`ftlab.model.backprop`) may stand for it."""
     known = {Transformer, nn.ModuleList, Block, SelfAttention, MLP, RMSNorm, nn.Linear, nn.Embedding}
     return all(type(module) in known and getattr(module, "bias", None) is None and not module._forward_hooks
                and not module._forward_pre_hooks and not module._backward_hooks for module in model.modules())

@@ -18,6 +18,7 @@ from ftlab.errors import UsageError
 from ftlab.model import backprop
 from ftlab.train import optim
 from ftlab.train.allocator import keep_freed_memory
+from ftlab.train.denormals import flushed_denormals
 from ftlab.train.schedule import factor
 
 CHECKPOINT = "checkpoint.pt"  # in a run's folder
@@ -78,7 +79,12 @@ def train(model, batches, config, loss=None, evaluate=None, callbacks=(), out=No
     Raises NonFiniteLoss; on Ctrl-C the last step is saved (where `out` is given) before the interrupt goes on.
     """
     keep_freed_memory()
-    run = _Run(model, batches, config, loss or default_loss, out)
+    with flushed_denormals():
+        return _train(model, batches, config, loss or default_loss, evaluate, callbacks, out, stop)
+
+
+def _train(model, batches, config, loss, evaluate, callbacks, out, stop):
+    run = _Run(model, batches, config, loss, out)
     run.resume()
     history = run.history
     tell(callbacks, kind="start", step=run.step, steps=config.steps, history=history)
