@@ -238,7 +238,8 @@ EXERCISES = [
             "Which number must become 7 or −7, and nothing beyond it?",
             "The scale is the largest absolute value, x.abs().max(). x / scale lies in [−1, 1]; stretch it to [−7, 7] and "
             "round.",
-            "scale = x.abs().max(), then codes = (x / scale * 7).round().int(), and return codes, scale.",
+            "scale = x.abs().max(); codes = (x / scale * 7).round().int(), where .int() comes after .round(); then return codes, "
+            "scale.",
         ),
         mistakes={
             "unsigned": "Your codes run from 0 to 15; these have a sign and run from −7 to 7, with zero at 0.",
@@ -256,8 +257,8 @@ EXERCISES = [
             "Give the tensor another shape first, in which every row is a block.",
             "blocks = x.reshape(-1, block_size); scales = the largest absolute value of each row. The border between two "
             "neighbouring entries of the codebook lies in their middle.",
-            "codes = torch.bucketize(blocks / scales[:, None], (book[:-1] + book[1:]) / 2), back in x's shape by "
-            ".view(x.shape); return codes, scales.",
+            "blocks = x.reshape(-1, block_size); scales = blocks.abs().amax(1); codes = torch.bucketize(blocks / scales[:, "
+            "None], (book[:-1] + book[1:]) / 2); return codes.view(x.shape), scales.",
         ),
         mistakes={
             "per_tensor": "You use one scale for the whole tensor; each block of block_size weights has its own.",
@@ -278,7 +279,8 @@ EXERCISES = [
             "Work on the two halves apart: 2^(bits−1) values above zero, one fewer below, then a zero.",
             "Above: torch.special.ndtri of torch.linspace(outer, 0.5, half + 1) without its last entry, which would be the "
             "zero. Below: the same with half instead of half + 1, with a minus.",
-            "values = torch.cat([below, torch.zeros(1), above]).sort().values, and return values / values.max().",
+            "above = torch.special.ndtri(torch.linspace(outer, 0.5, half + 1)[:-1]), below the same with half and a minus; "
+            "values = torch.cat([below, torch.zeros(1), above]).sort().values; return values / values.max().",
         ),
         mistakes={
             "no_zero": "Your codebook has no zero: equal shares from end to end miss it. Make the halves apart, and put a "
@@ -299,8 +301,8 @@ EXERCISES = [
             "A code has 4 bits, a byte has 8. Moving a number up by 4 bits is multiplying it by 16.",
             "pairs = codes.reshape(-1, 2); a byte is 16 times the first plus the second. Back: packed >> 4 is the upper "
             "half, packed & 15 the lower.",
-            "(pairs[:, 0] * 16 + pairs[:, 1]).to(torch.uint8), and torch.stack([packed >> 4, packed & 15], "
-            "dim=1).view(-1).long().",
+            "pairs = codes.reshape(-1, 2); return (pairs[:, 0] * 16 + pairs[:, 1]).to(torch.uint8). And back: return "
+            "torch.stack([packed >> 4, packed & 15], dim=1).view(-1).long().",
         ),
         mistakes={
             "lower_first": "You put the first code of a pair into the lower half; bitsandbytes has it in the upper one.",
@@ -317,8 +319,8 @@ EXERCISES = [
         id="qlora_forward", title="The QLoRA forward pass", points=5, minutes=15, difficulty=2,
         hints=(
             "Two terms that do not know of each other: a linear layer with the weight that the codes stand for, and LoRA's.",
-            "book[codes] looks every code up. Seen as (number of scales, block size) it can be multiplied by scales[:, "
-            "None]; then give it the shape of codes again.",
+            "book[codes] looks every code up. With a block a row, it can be multiplied by scales[:, None]; then it takes "
+            "the shape of codes again.",
             "weight = (book[codes].view(len(scales), -1) * scales[:, None]).view(codes.shape); return x @ weight.T + alpha "
             "/ len(A) * (x @ A.T @ B.T).",
         ),
@@ -338,10 +340,10 @@ EXERCISES = [
         id="peak_bytes", title="Predict the memory", points=5, minutes=18, difficulty=3,
         hints=(
             "Go through the table above row by row; what does a frozen weight need, and what one that learns?",
-            "Weights: linear ones 4 bytes, or under QLoRA (4 + 8/64 + 32/(64·256)) / 8; the other weights 4 always; A and B "
-            "4 each on top, but under full fine-tuning what learns is counted already. AdamW: 8 for what learns.",
-            "weights + 8 * learned + max(activations, 4 * learned), as a float: activations are gone when the gradients "
-            "are complete.",
+            "Weights: 4 bytes each, but linear ones under QLoRA (4 + 8/64 + 32/(64·256)) / 8; what LoRA adds is 4 each on "
+            "top. AdamW needs 8 for each number that learns.",
+            "per = (4 + 8/64 + 32/(64*256)) / 8 for qlora, else 4; weights = per * linear + 4 * other, and 4 * learned more "
+            "unless full; the peak is float(weights + 8 * learned + max(activations, 4 * learned)).",
         ),
         mistakes={
             "embeddings": "You quantised the embedding and the norms as well; only the linear layers are held in 4 bits.",
