@@ -238,8 +238,8 @@ EXERCISES = [
             "Which number must become 7 or −7, and nothing beyond it?",
             "The scale is the largest absolute value, x.abs().max(). x / scale lies in [−1, 1]; stretch it to [−7, 7] and "
             "round.",
-            "scale = x.abs().max(); codes = (x / scale * 7).round().int(), where .int() comes after .round(); then return codes, "
-            "scale.",
+            "scale = x.abs().max(); codes = (x / scale * 7).round().int(), where .int() comes after .round(); then return "
+            "codes, scale.",
         ),
         mistakes={
             "unsigned": "Your codes run from 0 to 15; these have a sign and run from −7 to 7, with zero at 0.",

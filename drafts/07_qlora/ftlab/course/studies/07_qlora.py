@@ -11,7 +11,7 @@ LAB = "07_qlora"
 BASE = "base-small"
 SIDE, BLOCK = 1024, 64
 OUTLIERS, TIMES = 0.001, 20  # C31: share of the weights, and how many times as large
-FAMILY, EXAMPLES, STEPS, TOKENS_PER_BATCH, LR, R, ALPHA = "classify", 1500, 150, 2048, 1e-2, 8, 16  # C35
+FAMILY, EXAMPLES, STEPS, TOKENS_PER_BATCH, LR, R, ALPHA = "classify", 1500, 300, 2048, 5e-3, 8, 16  # C35
 JUDGED = 2000  # C35: held-out prompts, the same for both methods
 PEAKS = (("54M", "full"), ("54M", "lora"), ("54M", "qlora"), ("124M", "lora"), ("124M", "qlora"), ("302M", "full"),
          ("302M", "lora"), ("302M", "qlora"))  # C36
