@@ -147,6 +147,7 @@ def _quantised_picture(view):
             edges = [widest * (2 * (i + 0.5) / BINS - 1) for i in range(BINS)]
             axes.bar(edges, histogram(values, widest), width=2 * widest / BINS * 0.92, color=colour)
             axes.set_yticks([])
+        left.set_xticks([-1, -0.5, 0, 0.5, 1])
         for level in view.seen["levels"]:
             left.axvline(level, color=style.VERMILLION, linewidth=1)
         block = view.settings["block_size"]
@@ -270,8 +271,9 @@ def _memory_picture(view):
         axes.invert_yaxis()
         axes.margins(x=0.14)
         axes.legend(ncols=6, loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=8, handlelength=1, columnspacing=1)
-        words = ", ".join(f"{name} {value}" for name, value in view.settings.items() if not isinstance(value, bool))
-        plots._titles(axes, None, f"GiB at the peak ({words})", "")
+        words = ", ".join(value if isinstance(value, str) else f"{name} {value}" for name, value in view.settings.items()
+                          if value is not False)
+        plots._titles(axes, None, f"GiB at the peak: {words}", "")
         return figure
 
     return draw()

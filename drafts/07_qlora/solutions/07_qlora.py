@@ -390,8 +390,18 @@ lab.claim("C33", double["value"])
 # %% [markdown]
 # ### Does the model mind?
 #
-# The base gets a question about a story (how does it end?) and is fine-tuned to answer it: by LoRA beside the float32
-# base, and by QLoRA beside the same base in 4 bits. Same data, same steps, same rate, the same A at the start.
+# First the base alone, before any fine-tuning: its loss on held-out stories with its linear weights rounded. **What to
+# look at:** where the loss begins to rise, and whether the order of the 4-bit formats is that of their errors above.
+
+# %% ftlab="result" claim="C35c"
+losses = measured.base_losses(0)
+plots.bars({name: value - losses["float32"] for name, value in losses.items() if name != "float32"},
+           "loss above that of float32 (nats per token)", title=f"the base, not fine-tuned ({losses['float32']:.3f} as it is)").show()
+lab.claim("C35c", losses["NF4"] - losses["float32"])
+
+# %% [markdown]
+# Then the base is asked about a story (how does it end?) and fine-tuned to answer: by LoRA beside the float32 base, and
+# by QLoRA beside the same base in 4 bits. Same data, same steps, same rate, the same A at the start.
 
 # %% ftlab="play"
 lab.predict("loss", "How many points (of 100) does QLoRA lose against LoRA?", low=0, high=20, unit="points")
@@ -411,7 +421,9 @@ points = 100 * (runs["lora"][0].mean - runs["qlora"][0].mean)
 plots.prediction_vs_result(lab.prediction("loss"), points, label="LoRA minus QLoRA, this run", unit="points")
 
 # %% [markdown]
-# On a few hundred prompts a difference of a point is noise; the study asks 2,000 of them, the same for both methods.
+# On a few hundred prompts a difference of a point is noise; the study asks 2,000 of them, the same for both methods. And
+# where both answer nearly everything, as here, no difference in score can be large: so the study also keeps the
+# held-out *loss* of both, which still tells them apart when the answers do not.
 
 # %% ftlab="result" claim="C35"
 lab.claim("C35", points / 100)
@@ -486,7 +498,8 @@ lab.claim("C36b", formula["value"])
 for entry in lab.study("C35"):
     data = entry["data"]
     print(f"seed {entry['seed']}: LoRA {data['lora']:.3f}, QLoRA {data['qlora']:.3f}, the base itself {data['base']:.3f}; "
-          f"{data['different_answers']} of {data['prompts']:,} answers differ; seconds {data['seconds']}")
+          f"{data['different_answers']} of {data['prompts']:,} answers differ; held-out loss {data['held_out_loss']['lora']:.4f} "
+          f"and {data['held_out_loss']['qlora']:.4f}")
 for entry in lab.study("C36"):
     for name, one in entry["data"]["peaks"].items():
         print(f"{name:12} measured {cost.gib(one['measured']):>9}, formula {cost.gib(one['predicted']):>9} "

@@ -12,6 +12,10 @@ BASE = "base-small"
 SIDE, BLOCK = 1024, 64
 OUTLIERS, TIMES = 0.001, 20  # C31: share of the weights, and how many times as large
 FAMILY, EXAMPLES, STEPS, TOKENS_PER_BATCH, LR, R, ALPHA = "classify", 1500, 300, 2048, 5e-3, 8, 16  # C35
+ROUNDED = {"float32": (None, None), "8 bits": ("int", 8), "NF4": ("nf", 4), "int4, asymmetric": ("int, asymmetric", 4),
+           "int4": ("int", 4), "FP4": ("fp4", 4), "NormalFloat of 3 bits": ("nf", 3),
+           "NormalFloat of 2 bits": ("nf", 2)}  # C35c  # fmt: skip
+STORIES = 200  # C35c: held-out ones
 JUDGED = 2000  # C35: held-out prompts, the same for both methods
 PEAKS = (("54M", "full"), ("54M", "lora"), ("54M", "qlora"), ("124M", "lora"), ("124M", "qlora"), ("302M", "full"),
          ("302M", "lora"), ("302M", "qlora"))  # C36
@@ -108,7 +112,39 @@ def measure_codes(seed, report):
     return {"value": different, "codes": counted, "largest_difference_of_values": back}
 
 
-# -- C35: QLoRA against LoRA
+# -- C35: what the model loses
+
+def rounded_base(codebook=None, bits=4):
+    """The shipped base with what a codebook leaves of its linear weights (None: as they are), in float32."""
+    from ftlab.model import load
+    from ftlab.tune import nf4
+
+    base = load(BASE)[0]
+    for name, module in base.named_modules():
+        if codebook and name.endswith("_proj"):
+            module.weight.data = nf4.round_trip(module.weight.detach(), codebook, bits, BLOCK)["back"]
+    return base
+
+
+def base_losses(seed, count=STORIES):
+    """{codebook and bits: nats per token} of the base on held-out stories, before any fine-tuning."""
+    from ftlab.model import load
+    from ftlab.text.examples import Example
+    from ftlab.tune import sft
+    from ftlab.world import World
+
+    tokenizer = load(BASE)[1]
+    stories = World("rich").sample(count, f"held out {seed}", "test")
+    rows = sft.make_rows([Example("", story.text, form="text") for story in stories], tokenizer, loss="all")
+    return {name: sft.rows_loss(rounded_base(codebook, bits), rows, tokenizer)
+            for name, (codebook, bits) in ROUNDED.items()}
+
+
+def measure_base(seed, report):
+    losses = base_losses(seed)
+    return {"value": losses["NF4"] - losses["float32"], "losses": losses}
+
+
 
 def task_examples(seed, count=EXAMPLES, split="train"):
     """Tasks "how does this story end?": the answer is a word."""
@@ -150,17 +186,18 @@ def judge(model, tokenizer, seed, count=JUDGED):
 def both(seed, report, steps=STEPS, count=JUDGED):
     """{method: dict(score, losses, bytes)} of LoRA and QLoRA, and the bases' own scores."""
     from ftlab.model import load
-    from ftlab.tune import qlora
+    from ftlab.tune import qlora, sft
 
     found = {}
     for method in ("lora", "qlora"):
         model, tokenizer, history = tune(seed, method, report, steps)
         report(f"{method}: {count} held-out prompts")
+        rows = sft.make_rows(task_examples(f"held out {seed}", min(count, 400), "test"), tokenizer)
         found[method] = {"score": judge(model, tokenizer, seed, count), "losses": history.losses,
+                         "loss": sft.rows_loss(model, rows, tokenizer),
                          "bytes": qlora.weight_bytes(model), "seconds": history.seconds}
     base, tokenizer = load(BASE)
     found["base"] = {"score": judge(base, tokenizer, seed, min(count, 200)), "parameters": base.num_parameters()}
-    found["linear"] = sum(m.weight.numel() for name, m in base.named_modules() if name.endswith("_proj"))
     return found
 
 
@@ -168,7 +205,8 @@ def measure_qlora(seed, report, steps=STEPS, count=JUDGED):
     found = both(seed, report, steps, count)
     one, two = (found[method]["score"] for method in ("lora", "qlora"))
     differ = sum(a != b for a, b in zip(one.answers, two.answers, strict=True))
-    return {"value": one.mean - two.mean, "lora": one.mean, "qlora": two.mean, "base": found["base"]["score"].mean,
+    return {"value": one.mean - two.mean, "held_out_loss": {method: found[method]["loss"] for method in ("lora", "qlora")},
+            "lora": one.mean, "qlora": two.mean, "base": found["base"]["score"].mean,
             "prompts": len(one.scores), "different_answers": differ,
             "seconds": {method: round(found[method]["seconds"], 1) for method in ("lora", "qlora")},
             "losses": {method: [round(loss, 4) for loss in found[method]["losses"][::5]] for method in ("lora", "qlora")}}
@@ -208,26 +246,14 @@ def measure_formula(seed, report):
 
 # -- misconceptions
 
-def rounded_base(bits):
-    """The shipped base with the linear weights that `bits` bits leave of them (None: as it is), in float32."""
-    from ftlab.model import load
-    from ftlab.tune import nf4
-
-    base = load(BASE)[0]
-    for name, module in base.named_modules():
-        if bits and name.endswith("_proj"):
-            module.weight.data = nf4.round_trip(module.weight.detach(), "int" if bits == 8 else "nf", bits)["back"]
-    return base
-
-
 def measure_bits(seed, report, steps=ROUGH_STEPS):
     """Bits of the numbers that learn: LoRA beside a base of 32 and of 8 bits, QLoRA beside one of 4."""
     import statistics
 
     learned, ends = {}, {}
-    for name, method, bits in (("LoRA, base in 32 bits", "lora", None), ("LoRA, base in 8 bits", "lora", 8),
-                               ("QLoRA, base in 4 bits", "qlora", None)):
-        model, _, history = tune(seed, method, report, steps, model=rounded_base(bits))
+    for name, method, bits in (("LoRA, base in 32 bits", "lora", None),
+                               ("LoRA, base in 8 bits", "lora", 8), ("QLoRA, base in 4 bits", "qlora", None)):
+        model, _, history = tune(seed, method, report, steps, model=rounded_base("int" if bits else None, bits))
         learned[name] = sorted({8 * p.element_size() for p in model.parameters() if p.requires_grad})
         ends[name] = statistics.fmean(history.losses[-5:])
     return {"value": max(abs(bits - 32) for found in learned.values() for bits in found), "bits": learned, "losses": ends}
@@ -278,6 +304,11 @@ CLAIMS = [
         id="C35b", kind="exact", lab=LAB,
         statement="Quantised linear weights, their scales included, take at most 0.30 of their size in bfloat16.",
         metric="bytes held over bytes in bfloat16", at_most=0.30, measure=measure_bytes, seeds=1,
+    ),
+    Claim(
+        id="C35c", kind="report", lab=LAB,
+        statement="What rounding the linear weights to NF4 costs the base before any fine-tuning, on held-out stories.",
+        metric="held-out loss, NF4 minus float32", unit="nats per token", measure=measure_base,
     ),
     Claim(
         id="C36", kind="exact", lab=LAB,
