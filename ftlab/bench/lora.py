@@ -1,7 +1,8 @@
 """The rows of `ftlab bench tune` about LoRA: ours (readable, and fast) against PEFT's, and against our full fine-tuning.
 
-All start from the shipped base and see the same batches in the same order, float32, AdamW (fused, torch's), gradients
-clipped at 1, rank 8 beside every linear layer; runs take turns. Peers:
+"Readable" is the layer of `ftlab.tune.lora` under autograd; "fast" the same layer with the gradient of
+`ftlab.model.backprop`, as our loop takes it by itself. All start from the shipped base and see the same batches in the same
+order, float32, AdamW (fused, torch's), gradients clipped at 1, rank 8 beside every linear layer; runs take turns. Peers:
 
 - PEFT LoRA, plain loop: `get_peft_model` over the base as a LlamaForCausalLM, and the loop that everybody writes.
 - PEFT LoRA in our model and loop: PEFT's layers put into our Transformer, so that the layer alone differs.
@@ -20,7 +21,7 @@ from ftlab.bench.common import paired, take_turns
 from ftlab.bench.train import make_peer
 from ftlab.model import to_hf
 from ftlab.train import TrainConfig, train
-from ftlab.tune import attach, lora, lora_fast
+from ftlab.tune import attach, lora
 
 CONFIG = {"r": 8, "lora_alpha": 16}
 LOOP, LAYER, TRAINER = "PEFT LoRA, plain loop", "PEFT LoRA in our model and loop", "TRL SFTTrainer with PEFT LoRA"
@@ -32,8 +33,8 @@ def speed(common, scratch, report=None, quick=False):
     ours = functools.partial(_ours, common.batches, warm, steps)
     results = take_turns({
         "full": lambda: ours(attach(common.model(), "full")),
-        "readable": lambda: ours(attach(common.model(), "lora", **CONFIG)),
-        "fast": lambda: ours(lora_fast.make_fast(attach(common.model(), "lora", **CONFIG))),
+        "readable": lambda: ours(attach(common.model(), "lora", **CONFIG), lambda model, batch: model.loss(batch)),
+        "fast": lambda: ours(attach(common.model(), "lora", **CONFIG)),
         LAYER: lambda: ours(_with_peft_layers(common.model())),
         LOOP: lambda: _plain_loop(_peft(common.model()), common.batches, warm, steps),
         TRAINER: lambda: _trainer(_peft(common.model()), common.batches, warm, steps, scratch),
@@ -47,15 +48,15 @@ def speed(common, scratch, report=None, quick=False):
     return rows
 
 
-def _ours(batches, warm, steps, model):
-    """Useful tokens per second of our loop after `warm` steps."""
+def _ours(batches, warm, steps, model, loss=None):
+    """Useful tokens per second of our loop after `warm` steps. loss: autograd's way; None: the quick one where it fits."""
     marks = {}
 
     def clock(event):
         if event["kind"] == "step":
             marks[event["step"]] = time.perf_counter(), event["history"].tokens
 
-    train(model, batches, TrainConfig(warm + steps, lr=1e-3, schedule="constant"), callbacks=[clock])
+    train(model, batches, TrainConfig(warm + steps, lr=1e-3, schedule="constant"), loss, callbacks=[clock])
     (began, before), (ended, after) = marks[warm], marks[warm + steps]
     return (after - before) / (ended - began)
 
