@@ -23,7 +23,7 @@ from torch import nn
 import ftlab
 from ftlab import profile
 from ftlab.course import checks, studies
-from ftlab.model import load, to_hf
+from ftlab.model import load
 from ftlab.model.ask import ask
 from ftlab.show import plots, widgets
 from ftlab.tune import attach, files, sft
@@ -255,20 +255,18 @@ lab.probe("swap", {part: {name: value for name, value in probe_swapped[part].ite
 # %% [markdown]
 # ## The library does it too, and agrees
 #
-# PEFT puts the same layer into models of `transformers`. One base, one batch of instructions, the same numbers in $A$ and $B$
-# (not zero: at the start everything agrees with everything).
+# PEFT puts the same layer into the same model. One base, one batch of instructions, the same numbers in $A$ and $B$ (not zero:
+# at the start everything agrees with everything). Compared is in float64, since in float32 this base alone, its sums taken in
+# another order, moves its logits by 1e-4.
 
 # %%
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-
-ours, batch = measured.shaken(0, r=8, lora_alpha=16)
-theirs = get_peft_model(to_hf(base), LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
-set_peft_model_state_dict(theirs, library.adapter_state(ours))
-layer = ours.layers[0].self_attn.q_proj
-x = torch.randn(5, 128)
+ours, batch = measured.shaken(0)
+theirs = measured.with_peft(ours)
+layer, peft_layer = ours.layers[0].self_attn.q_proj, theirs.layers[0].self_attn.q_proj
+print("PEFT's layer:", type(peft_layer).__module__)
+x = torch.randn(5, 128, dtype=torch.float64)
 with torch.no_grad():
     mine = lora_linear(x, layer.base.weight, layer.lora_A, layer.lora_B, 16)
-    peft_layer = theirs.base_model.model.model.layers[0].self_attn.q_proj
     print(f"your layer against ftlab's {(mine - layer(x)).abs().max():.0e}, against PEFT's "
           f"{(mine - peft_layer(x)).abs().max():.0e}")
     W = merge(layer.base.weight, layer.lora_A, layer.lora_B, 16)
