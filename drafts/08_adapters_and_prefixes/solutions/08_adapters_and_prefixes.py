@@ -14,6 +14,7 @@
 # %% ftlab="setup"
 import statistics
 import time
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ from ftlab.train import train
 from ftlab.tune import adapter, attach, prefix, sft
 from ftlab.world import oracle, tasks
 
+warnings.simplefilter("ignore")  # peft and transformers announce changes of their own
 torch.manual_seed(0)
 lab = ftlab.lab("08_adapters_and_prefixes")
 measured = studies.load("08_adapters_and_prefixes")
@@ -317,7 +319,8 @@ cache = prefix.Behind(prefix_keys_values(flat, config.num_layers, config.num_hea
 with torch.no_grad():
     mine = base(ids, cache=cache, mask=prefix_mask(torch.ones_like(ids, dtype=torch.bool), P))
     want = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-print(f"prefix of {P}: your keys, values and mask against PEFT: largest difference {(mine - want).abs().max():.0e}")
+print(f"prefix of {P}: your keys, values and mask against PEFT: the largest difference is "
+      f"{measured.relative(mine, want):.0e} of the largest logit")
 
 # %% [markdown]
 # Prompt tuning: the loss and its gradient.
@@ -341,14 +344,14 @@ found = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, P:]
 their_loss = F.cross_entropy(found[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 their_loss.backward()
 their_gradient = theirs.prompt_encoder["default"].embedding.weight.grad
-print(f"prompt of {P}: loss {loss:.6f} and {their_loss:.6f}; largest difference of the gradient "
-      f"{(soft.grad - their_gradient).abs().max():.0e}")
+print(f"prompt of {P}: loss {loss:.6f} and {their_loss:.6f}; the largest difference of the gradients is "
+      f"{measured.relative(soft.grad, their_gradient):.0e} of the largest")
 
 # %% [markdown]
 # `ftlab.tune` has the same methods by name: `attach(model, "ptuning", num_virtual_tokens=16, init_ids=...)` freezes the
 # model and puts the prefix before it, for our models and for those of `transformers`; on the command line
-# `ftlab tune ptuning`. All of them against PEFT, outputs and gradients, on our base and on tiny random models of two
-# families:
+# `ftlab tune ptuning`. All of them against PEFT, outputs and gradients, on tiny random models of ours and of two families
+# of `transformers`:
 
 # %% ftlab="result" claim="C38"
 differences = {f"{kind}, {where}": measured.peft_differences(kind, where, 0)
@@ -577,6 +580,18 @@ plots.bars({f"{name}, seed {i}": data[method]["score"] for method, name in (("ad
 
 # %% ftlab="result" claim="X08"
 lab.claim("X08", statistics.fmean(data["adapter"]["score"] - data["ptuning"]["score"] for data in taught))
+
+# %% ftlab="play"
+def teach(report):
+    scores, steps = {}, profile.steps(measured.CLASSIFY_STEPS, 6)
+    for method in ("adapter", "ptuning"):
+        taught, _, _ = measured.tuned(method, 1, report, family="classify", steps=steps, examples=EXAMPLES,
+                                      callbacks=[widgets.LivePlot(title=f"happy or sad: {method}")])
+        scores[method] = answers_and_score(taught, measured.asked_of("classify", 1, JUDGED))[1]
+    return f"rightly classified: {scores['adapter']:.2f} with adapters, {scores['ptuning']:.2f} with a prefix"
+
+
+widgets.run_live_button("Teach both to classify", teach, note="two runs, about 40 seconds")
 
 # %% [markdown]
 # Why? A prefix adds columns to the attention of each token. It can draw attention away from the text, and add a vector to

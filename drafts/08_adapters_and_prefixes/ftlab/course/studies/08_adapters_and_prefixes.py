@@ -3,9 +3,22 @@
 The task is a *house style*: the prompt asks for a story with a coloured object, and every answer is to have a brave fox,
 the mill, Otto as the helper and a happy ending as well, which no prompt says. Settings, rates and margins were fixed
 after pilots on seed 101, which no study uses. Runs that serve several claims are made once a seed.
+
+What the pilots tried, from base-small, AdamW, 150 steps of 2,048 tokens (12 to 25 s), scores of greedy answers:
+- the families of one word: P-tuning v2 learns the form and no answer, at 32 to 128 virtual tokens, rates 0.03 to 0.3, up
+  to 300 steps, from a real prompt or at random: answer 0, extract 0.03, classify 0.5 (chance); adapters classify 0.95;
+- write: from 0.02 to 0.30 to 0.35 whatever the start, length and rate, but so does a prefix of untrained noise (0.30),
+  since it keeps the base from going on with headings: no proof of learning; adapters 0.36;
+- the house style: base 0.00; P-tuning v2 with 16 virtual tokens 0.42 at rate 0.1, 0.56 at 0.3, 0.48 at 1; 0.45 with 1
+  virtual token, 0.54 with 4 and with 64; 0.54 to 0.56 from random starts; with the MLP 0.46 at 0.003, 0.48 at 0.01, 0.44
+  at 0.03; prompt tuning 0.34 at 0.1, 0.32 at 0.3; adapters 0.91; P-tuning v2 from base (4 layers) 0.56 in a minute;
+- text before the instruction, nothing learned: at best 0.33 (the style in words).
+What the start matters, the rate hides: on write, training losses end at 0.58 (random) and 0.70 (real prompt) at rate
+0.01, where full fine-tuning is at home, and at 0.51 for both at 0.1 and 0.3.
 """
 
 import dataclasses
+import functools
 import random
 import statistics
 
@@ -35,10 +48,15 @@ def house_tasks(style, count, seed, split="train"):
     style: a name in STYLES. The stories are the generator's, told again with the style's facts; the split is that of
     the new facts.
     """
+    return list(_house_tasks(style, tuple(STYLES[style].items()), count, seed, split))
+
+
+@functools.lru_cache(maxsize=12)
+def _house_tasks(style, facts, count, seed, split):
     from ftlab.world import World
     from ftlab.world.families import Task, write_instruction
 
-    world, wanted, tasks_ = World("rich"), STYLES[style], []
+    world, wanted, tasks_ = World("rich"), dict(facts), []
     rng = random.Random(f"house/{style}/{seed}/{split}")
     for story in _stories(world, f"house/{style}/{seed}"):
         facts = story.facts
@@ -153,6 +171,7 @@ _kept = {}
 
 def run(method, seed, report, family="fox", **settings):
     """What `judge` finds behind a run, with "seconds", "step" (mean seconds of a step) and "parameters"; once a seed."""
+    settings = {"rate": RATE[method], "length": LENGTH} | settings
     key = (method, seed, family, *sorted(settings.items()))
     for old in [old for old in _kept if old[1] != seed]:
         del _kept[old]
@@ -167,18 +186,23 @@ def run(method, seed, report, family="fox", **settings):
 
 # -- C37: the start
 
-def tiny_theirs(kind, seed=0):
-    """A tiny causal LM of transformers with random weights: "llama" (keys shared among queries) or "gpt2"."""
+def tiny(kind, seed=0):
+    """A tiny causal LM with random weights: "ours", or "llama" (keys shared among queries) or "gpt2" of transformers."""
     import torch
     import transformers
 
+    from ftlab.model import ModelConfig, Transformer
+
     torch.manual_seed(seed)
+    if kind == "ours":
+        return Transformer(ModelConfig(90, 32, 2, 4, 48, max_position_embeddings=64)).eval()
     if kind == "llama":
         config = transformers.LlamaConfig(
             vocab_size=90, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-            intermediate_size=48, max_position_embeddings=64)
+            intermediate_size=48, max_position_embeddings=64, bos_token_id=1, eos_token_id=2)
     else:
-        config = transformers.GPT2Config(vocab_size=90, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+        config = transformers.GPT2Config(vocab_size=90, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=1,
+                                         eos_token_id=2)
     return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
@@ -201,7 +225,7 @@ def measure_start(seed, report):
     from ftlab.tune.adapter import PLACEMENTS, remove_adapters
 
     ids, worst = torch.randint(3, 90, (2, 20), generator=torch.Generator().manual_seed(seed)), {}
-    for name, model in (("ours", load(BASE)[0]), ("llama", tiny_theirs("llama")), ("gpt2", tiny_theirs("gpt2"))):
+    for name, model in (("ours", load(BASE)[0]), ("llama", tiny("llama")), ("gpt2", tiny("gpt2"))):
         with torch.no_grad():
             before = logits_of(model, ids)
             for placement in PLACEMENTS:
@@ -214,16 +238,16 @@ def measure_start(seed, report):
 # -- C38: PEFT
 
 def peft_pair(kind, where, seed):
-    """(ours, PEFT's) with one method and the same random weights on the same base; where: "llama", "gpt2", "ours"."""
+    """(ours, PEFT's) with one method and the same random weights on the same base; where: a kind of `tiny`."""
     import copy
 
     import peft
     import torch
 
-    from ftlab.model import load, to_hf
+    from ftlab.model import to_hf
     from ftlab.tune import attach
 
-    base = load(BASE)[0] if where == "ours" else tiny_theirs(where, seed)
+    base = tiny(where, seed)
     theirs = to_hf(base) if where == "ours" else copy.deepcopy(base)
     torch.manual_seed(seed)
     if kind == "prompt":
@@ -242,7 +266,7 @@ def peft_pair(kind, where, seed):
 
 
 def peft_differences(kind, where, seed):
-    """{"outputs", "gradients"}: the largest difference of logits, and of the loss's gradients relative to the largest."""
+    """{"outputs", "gradients"}: the largest difference of logits and of the loss's gradients, each over the largest."""
     import torch
     import torch.nn.functional as F
 
@@ -254,7 +278,12 @@ def peft_differences(kind, where, seed):
         F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
     gradient = theirs.prompt_encoder["default"].embedding.weight.grad
     gap = (ours.kv_prefix.embedding.grad - gradient).abs().max() / gradient.abs().max()
-    return {"outputs": (found - want).abs().max().item(), "gradients": gap.item()}
+    return {"outputs": relative(found, want), "gradients": gap.item()}
+
+
+def relative(found, want):
+    """Largest difference over the largest of what is wanted."""
+    return ((found - want).abs().max() / want.abs().max()).item()
 
 
 def measure_peft(seed, report):
@@ -270,7 +299,7 @@ def measure_peft(seed, report):
     with torch.no_grad():
         whole = model(torch.cat([torch.tensor([prompt, prompt]), ids], dim=1))[:, len(prompt):]
         cached = attach(model, "ptuning", init_ids=prompt)(ids)
-    cache = (whole - cached).abs().max().item()
+    cache = relative(cached, whole)
     return {"value": max(cache, *(v for pair in worst.values() for v in pair.values())), "differences": worst,
             "a real prompt against its cache": cache}
 
@@ -436,7 +465,7 @@ CLAIMS = [
         id="C38", kind="exact", lab=LAB,
         statement="Our prefix, with MLP or without, and our soft prompt equal PEFT's, outputs and gradients; and a prefix "
                   "made of a real prompt's KV cache is that prompt.",
-        metric="largest difference of logits, or of gradients relative to the largest", at_most=1e-5,
+        metric="largest difference of logits, or of gradients, relative to the largest", at_most=1e-5,
         measure=measure_peft, seeds=1,
     ),
     Claim(
