@@ -86,8 +86,8 @@ class PrefixAttentionView(Shown):
             _cell(token, row[before + j] / top, f"{row[before + j]:.3f}", ringed=j == self.position,
                   below=style.percent(shares[j])) for j, token in enumerate(self.tokens)))
         out.append(f'<div style="color:{style.FAINT_CSS};font-size:12px;line-height:1.5">token {self.position + 1} gives '
-                   f"the prefix {style.percent(shares[self.position])} of its attention; on average "
-                   f"{style.percent(sum(shares) / len(shares))}</div>")
+                   f"the prefix {100 * shares[self.position]:.0f} % of its attention; on average "
+                   f"{100 * sum(shares) / len(shares):.0f} %</div>")
         return "".join(out)
 
 
