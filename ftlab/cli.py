@@ -7,6 +7,7 @@ import sys
 
 import ftlab
 from ftlab.errors import NotHeld, UsageError
+from ftlab.tune.methods import METHODS
 
 
 def main(arguments=None):
@@ -94,12 +95,12 @@ def build_parser():
     sub.add_argument("--range-test", action="store_true", help="choose the learning rate by a range test first")
 
     sub = command(tune, "tune", "fine-tune a base on your own examples",
-                  "ftlab tune full --data examples.jsonl --out assistant", True)  # fmt: skip
-    sub.add_argument("method", metavar="METHOD", help="full")
+                  "ftlab tune lora --rank 8 --data examples.jsonl --out assistant", True)  # fmt: skip
+    sub.add_argument("method", metavar="METHOD", help=", ".join(METHODS))
     sub.add_argument("--data", required=True, metavar="FILE",
                      help=".jsonl, .json, .csv, .tsv or .parquet, or a dataset on the Hub (owner/name); columns "
                           "instruction, response (and input), or prompt, completion, or text, or messages")  # fmt: skip
-    sub.add_argument("--out", required=True, metavar="DIR", help="folder for the checkpoint")
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder for the checkpoint, or the adapter (PEFT's format)")
     sub.add_argument("--base", default="base", metavar="BASE",
                      help="base, base-small, a folder or a Hub id of a causal model (default: base)")  # fmt: skip
     sub.add_argument("--steps", type=int, help="training steps (default: three times through the examples, fewer when "
@@ -109,6 +110,8 @@ def build_parser():
     sub.add_argument("--template", metavar="NAME", help="alpaca or chat (default: chat for messages, else alpaca)")
     sub.add_argument("--loss", default="response", metavar="ON", help="response or all (default: response)")
     sub.add_argument("--max-length", type=int, metavar="N", help="leave out examples of more than N tokens")
+    sub.add_argument("--merge", action="store_true", help="lora: add it to the base's weights and write the whole model")
+    _method_options(sub)
 
     sub = command(new, "new", "write a new lab from a template", "ftlab new 13_mixtures")
     sub.add_argument("name", metavar="NAME", help="such as 13_mixtures, or mixtures for the next free number")
@@ -221,7 +224,12 @@ def pretrain(options):
 def tune(options):
     from ftlab.tune.run import Wish, tune_from_data
 
-    wish = Wish(options.steps, options.lr, options.seed, options.template, options.loss, options.max_length)
+    config = {name: getattr(options, name) for name in _METHOD_OPTIONS if getattr(options, name) is not None}
+    if "target_modules" in config:
+        names = [name for given in config["target_modules"] for name in given.split(",") if name]
+        config["target_modules"] = names[0] if names == ["all-linear"] else names
+    wish = Wish(options.steps, options.lr, options.seed, options.template, options.loss, options.max_length, config,
+                options.merge)
     callbacks = _training_progress() if _watched() else ()
     try:
         result = tune_from_data(options.method, options.data, options.out, options.base, wish, callbacks, _progress)
@@ -232,6 +240,26 @@ def tune(options):
         return _print_json(result)
     for name, value in result.items():
         print(f"{name}: {_number(value)}")
+
+
+_METHOD_OPTIONS = {  # PEFT's name: (flags, type, help)
+    "r": (("--rank", "--r"), int, "lora: rank (default: 8)"),
+    "lora_alpha": (("--alpha", "--lora-alpha"), float, "lora: the update is scaled by alpha / rank (default: 16)"),
+    "lora_dropout": (("--dropout", "--lora-dropout"), float, "lora: dropout before the update (default: 0)"),
+    "target_modules": (("--target-modules",), str, "lora: names of linear layers, such as q_proj v_proj (default: "
+                                                   "all-linear)"),
+    "num_virtual_tokens": (("--num-virtual-tokens",), int, "prefix, ptuning, prompt: length (default: 16)"),
+    "encoder_hidden_size": (("--encoder-hidden-size",), int, "prefix: width of its MLP"),
+    "bottleneck_size": (("--bottleneck-size",), int, "adapter: width (default: 16)"),
+    "placement": (("--placement",), str, "adapter: houlsby or pfeiffer (default: houlsby)"),
+}  # fmt: skip
+
+
+def _method_options(sub):
+    group = sub.add_argument_group("options of single methods")
+    for name, (flags, kind, text) in _METHOD_OPTIONS.items():
+        several = {"nargs": "+"} if name == "target_modules" else {}
+        group.add_argument(*flags, dest=name, type=kind, metavar="NAME" if kind is str else "N", help=text, **several)
 
 
 def new(options):

@@ -7,8 +7,8 @@ input are one product. The readable model stays what it is; a test shows both to
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+LOW_RANK = ("LoRALinear", "FastLoRALinear")  # of ftlab.tune, which stands above this module
 LARGEST_HIDDEN_SIZE = 1024  # from there on the products themselves cost the time, and the folded copy much memory
 
 
@@ -19,10 +19,11 @@ def one_token_decoder(model):
     # A learned prefix is not part of a step: it stands in the cache.
     modules = {name: module for name, module in model.named_modules() if not name.startswith("kv_prefix")}
     linear = [module for name, module in modules.items() if name.endswith(("_proj", "lm_head"))]
-    plain = all(type(module) is nn.Linear and module.bias is None for module in linear)
+    # A LoRALinear's weight is W', its update included.
+    plain = all(type(module).__name__ in ("Linear", *LOW_RANK) and module.bias is None for module in linear)
     expected = 7 * model.config.num_layers + 1
     known = {"Transformer", "PrefixedTransformer", "ModuleList", "Block", "SelfAttention", "MLP", "RMSNorm", "Linear",
-             "Embedding"}
+             "Embedding", "Dropout", "Identity", *LOW_RANK}
     hooked = any(module._forward_hooks or module._forward_pre_hooks or type(module).__name__ not in known
                  for module in modules.values())
     return OneTokenDecoder(model) if plain and not hooked and len(linear) == expected else None

@@ -209,3 +209,11 @@ def segment_mask(segments, causal=True):
     """(B, T) segment numbers -> (B, 1, T, T) mask, True where row's token may see column's: same segment, not later."""
     same = segments[:, :, None] == segments[:, None, :]
     return (same.tril() if causal else same).unsqueeze(1)
+
+
+def is_plain(model):
+    """Whether a model is made of the classes of this module alone, without biases or hooks: then a quicker way
+    to the same numbers (`ftlab.model.backprop`) may stand for it."""
+    known = {Transformer, nn.ModuleList, Block, SelfAttention, MLP, RMSNorm, nn.Linear, nn.Embedding}
+    return all(type(module) in known and getattr(module, "bias", None) is None and not module._forward_hooks
+               and not module._forward_pre_hooks and not module._backward_hooks for module in model.modules())

@@ -15,8 +15,10 @@ import torch
 
 from ftlab import files
 from ftlab.errors import UsageError
+from ftlab.model import backprop
 from ftlab.train import optim
 from ftlab.train.allocator import keep_freed_memory
+from ftlab.train.denormals import flushed_denormals
 from ftlab.train.schedule import factor
 
 CHECKPOINT = "checkpoint.pt"  # in a run's folder
@@ -71,13 +73,18 @@ def train(model, batches, config, loss=None, evaluate=None, callbacks=(), out=No
     """Train `model` in place for `config.steps` steps; returns the History.
 
     batches(step) -> Batch, a function of the step alone. loss(model, batch) -> scalar tensor, by default
-    `model.loss(batch)`. evaluate(model, step) -> dict of numbers, called each `eval_every` steps and at the end.
+    `default_loss`. evaluate(model, step) -> dict of numbers, called each `eval_every` steps and at the end.
     callbacks are called with event dicts (kind: start, step, eval, end). stop(metrics) -> True ends the run after an
     evaluation. With `out` (a folder) a checkpoint is written each `save_every` steps, and a run found there goes on.
     Raises NonFiniteLoss; on Ctrl-C the last step is saved (where `out` is given) before the interrupt goes on.
     """
     keep_freed_memory()
-    run = _Run(model, batches, config, loss or (lambda model, batch: model.loss(batch)), out)
+    with flushed_denormals():
+        return _train(model, batches, config, loss or default_loss, evaluate, callbacks, out, stop)
+
+
+def _train(model, batches, config, loss, evaluate, callbacks, out, stop):
+    run = _Run(model, batches, config, loss, out)
     run.resume()
     history = run.history
     tell(callbacks, kind="start", step=run.step, steps=config.steps, history=history)
@@ -106,6 +113,11 @@ def train(model, batches, config, loss=None, evaluate=None, callbacks=(), out=No
         model.eval()
         tell(callbacks, kind="end", step=run.step, steps=config.steps, history=history)
     return history
+
+
+def default_loss(model, batch):
+    """`model.loss(batch)`, with the gradient written out by hand where that serves the model and the batch."""
+    return backprop.loss(model, batch) if backprop.fits(model, batch) else model.loss(batch)
 
 
 def tell(callbacks, **event):

@@ -12,12 +12,18 @@ class Method:
     """attach(model, **config) -> the model to train: what learns has requires_grad, all else has not.
 
     adapter: whether the result is a small file beside its base (in PEFT's format) rather than a whole checkpoint.
+    options: the names of config that `ftlab tune` hands on. lr: AdamW's peak rate on the shipped bases, hf_lr: on models
+    of transformers. merges: whether the result can be merged into the base's weights.
     """
 
     name: str
     summary: str
     attach: Callable
     adapter: bool = False
+    options: tuple = ()
+    lr: float = 3e-3
+    hf_lr: float = 2e-4
+    merges: bool = False
 
 
 def attach_full(model):
@@ -37,15 +43,21 @@ def lazily(module, function):
 
 
 METHODS = {method.name: method for method in (
-    Method("full", "every weight learns", attach_full),
+    Method("full", "every weight learns", attach_full, hf_lr=5e-5),
+    Method("lora", "a low-rank update beside the weights (Hu et al. 2021)", lazily("ftlab.tune.lora", "attach_lora"),
+           adapter=True, options=("r", "lora_alpha", "lora_dropout", "target_modules"), lr=1e-2, merges=True),
     Method("adapter", "bottleneck adapters behind attention and MLP (Houlsby et al. 2019)",
-           lazily("ftlab.tune.adapter", "attach_adapter"), adapter=True),
+           lazily("ftlab.tune.adapter", "attach_adapter"), adapter=True,
+           options=("bottleneck_size", "placement")),
     Method("prefix", "keys and values before every text, through an MLP (Li and Liang 2021)",
-           lazily("ftlab.tune.prefix", "attach_prefix"), adapter=True),
+           lazily("ftlab.tune.prefix", "attach_prefix"), adapter=True,
+           options=("num_virtual_tokens", "encoder_hidden_size", "init_ids")),
     Method("ptuning", "keys and values before every text, learned as they are (P-tuning v2, Liu et al. 2022)",
-           lazily("ftlab.tune.prefix", "attach_ptuning"), adapter=True),
+           lazily("ftlab.tune.prefix", "attach_ptuning"), adapter=True,
+           options=("num_virtual_tokens", "init_ids")),
     Method("prompt", "input vectors before every text (prompt tuning, Lester et al. 2021)",
-           lazily("ftlab.tune.prefix", "attach_prompt"), adapter=True),
+           lazily("ftlab.tune.prefix", "attach_prompt"), adapter=True,
+           options=("num_virtual_tokens", "init_ids")),
 )}
 
 

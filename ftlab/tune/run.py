@@ -1,4 +1,4 @@
-"""`ftlab tune METHOD`: fine-tune a base on the user's own examples and save what `transformers` loads.
+"""`ftlab tune METHOD`: fine-tune a base on the user's own examples and save what `transformers` or PEFT loads.
 
 A twentieth of the examples is held out. A run that was stopped goes on when it is started again with the same data and
 settings; a run that has not been told how long to train ends when the held-out loss keeps rising.
@@ -11,27 +11,33 @@ import random
 import shutil
 import statistics
 
+import torch
+
 from ftlab import files
 from ftlab.errors import UsageError
-from ftlab.model import Transformer
+from ftlab.model import Transformer, hub
 from ftlab.text.examples import read_examples
-from ftlab.text.rows import keep_short, rows
+from ftlab.text.rows import keep_short, prompt_rows, rows
 from ftlab.text.template import TEMPLATES
 from ftlab.train.loop import NonFiniteLoss, train
 from ftlab.tune import sft
 from ftlab.tune.bases import load_base, save_checkpoint, trained_template
-from ftlab.tune.methods import find
+from ftlab.tune.files import save_adapter
+from ftlab.tune.methods import METHODS, find
 
 HELD_OUT = 0.05
 MOST_HELD_OUT = 500
 LEAST_EXAMPLES = 20  # from here on one at least is held out
 STEPS_PER_EPOCH = 10  # small data is cut into smaller batches, so that there are this many
-HF_LR, HF_TOKENS_PER_BATCH = 5e-5, 2048
+HF_TOKENS_PER_BATCH = 2048
+VIRTUAL_TOKENS = 16  # of a prefix, where nothing else is asked for
+FLAGS = {"r": "--rank", "lora_alpha": "--alpha", "lora_dropout": "--dropout"}  # what --NAME-OF-IT does not give
 
 
 @dataclasses.dataclass(frozen=True)
 class Wish:
-    """What the user asked for, besides data, base and method. None: as fits."""
+    """What the user asked for, besides data, base and method. None: as fits. config: the method's own, by PEFT's names.
+    merge: write base and LoRA as one model."""
 
     steps: int | None = None
     lr: float | None = None
@@ -39,9 +45,20 @@ class Wish:
     template: str | None = None
     loss: str = "response"
     max_length: int | None = None
+    config: dict = dataclasses.field(default_factory=dict)
+    merge: bool = False
 
-    def check(self):
-        """Raise UsageError where a number or name cannot be meant."""
+    def check(self, how):
+        """Raise UsageError where a number or name cannot be meant, or does not belong to the method."""
+        for name in self.config:
+            if name not in how.options:
+                takes = ", ".join(map(flag, how.options)) or "none of its own"
+                fits = " or ".join(m.name for m in METHODS.values() if name in m.options)
+                raise UsageError(f"{flag(name)} does not belong to the method {how.name}, which takes {takes}"
+                                 + (f"; it is for {fits}" if fits else ""))
+        if self.merge and not how.merges:
+            able = ", ".join(m.name for m in METHODS.values() if m.merges)
+            raise UsageError(f"--merge: what {how.name} learns cannot be added to the base's weights; that of {able} can")
         for name, value, least in (("--steps", self.steps, 1), ("--max-length", self.max_length, 2)):
             if value is not None and value < least:
                 raise UsageError(f"{name} is {value}; it must be at least {least}")
@@ -53,32 +70,40 @@ class Wish:
             raise UsageError(f"the loss cannot be on {self.loss!r}; choose response or all")
 
 
+def flag(name):
+    """The option of the command line for a name of a method's config."""
+    return FLAGS.get(name, "--" + name.replace("_", "-"))
+
+
 def tune_from_data(method, data, out, base="base", wish=None, callbacks=(), progress=None):
-    """Fine-tune `base` by `method` on the examples in `data` and save a checkpoint to the folder `out`.
+    """Fine-tune `base` by `method` on the examples in `data` and save a checkpoint, or an adapter, to the folder `out`.
 
     data: what `read_examples` takes. base: a shipped base, a folder or a Hub id. callbacks: of the training loop;
     progress: called with lines of text. Returns a dict of what was made and measured. Raises UsageError.
     """
     wish, out, say = wish or Wish(), pathlib.Path(out), progress or (lambda line: None)
     how = find(method)
-    wish.check()
+    wish.check(how)
     files.check_free(out)
     examples = read_examples(data, progress=progress)
     template = wish.template or ("chat" if examples[0].form == "messages" else "alpaca")
     say(f"loading {base}")
     model, tokenizer = load_base(base)
+    wish = _with_start(wish, how, examples, tokenizer, template)
     examples, made = _fitting(model, tokenizer, examples, template, wish, say, data)
     _check_ids(model, made, base)
     training, held_out = _split(examples, made, wish.seed)
-    model = how.attach(model)
-    batches, config = _plan(model, tokenizer, training, wish)
+    parameters = sum(p.numel() for p in model.parameters())
+    before = sft.rows_loss(model, held_out, tokenizer) if held_out else None  # the base's, with nothing attached to it
+    torch.manual_seed(wish.seed)
+    model = how.attach(model, **wish.config)
+    batches, config = _plan(model, tokenizer, training, wish, how)
     partial = _partial_folder(out, (method, base, template, wish, made), model)
     patience = _Patience(wish.steps is None and len(held_out) >= 5)
 
     def evaluate(model, step):
         return {"held_out_loss": sft.rows_loss(model, held_out, tokenizer)} if held_out else {}
 
-    before = evaluate(model, 0).get("held_out_loss")
     try:
         history = train(model, batches, config, sft.loss_of(model), evaluate, [patience, *callbacks], partial,
                         patience.over)
@@ -88,22 +113,51 @@ def tune_from_data(method, data, out, base="base", wish=None, callbacks=(), prog
     after = history.evals[-1].get("held_out_loss") if history.evals else None
     window = max(1, min(10, len(history.losses) // 5))
     result = {
-        "method": method, "base": str(base), "parameters": sum(p.numel() for p in model.parameters()),
+        "method": method, "base": str(base), "parameters": parameters,
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad), "template": template,
         "examples": len(training), "held_out": len(held_out), "steps": len(history.steps), "tokens": history.tokens,
         "seconds": round(history.seconds, 1), "loss_first": statistics.fmean(history.losses[:window]),
         "loss_last": statistics.fmean(history.losses[-window:]), "held_out_loss_before": before,
-        "held_out_loss": after, "out": str(out),
+        "held_out_loss": after, "lr": config.lr, "out": str(out),
     }  # fmt: skip
     used = any(example.form in ("instruction", "messages") for example in examples)
-    save_checkpoint(model, tokenizer, out, trained_template(tokenizer, template, used), card(result, config, used))
+    _save(model, tokenizer, out, how, wish, result, trained_template(tokenizer, template, used), config, used)
     shutil.rmtree(partial, ignore_errors=True)
     return result
+
+
+def _with_start(wish, how, examples, tokenizer, template):
+    """The wish, where the method learns virtual tokens with their number, and with a real prompt for them to start from:
+    from a random start a small model's prefix gets nowhere."""
+    if "init_ids" not in how.options:
+        return wish
+    length = wish.config.get("num_virtual_tokens") or VIRTUAL_TOKENS
+    ids = prompt_rows(examples[:1], tokenizer, template)[0][:length]
+    return dataclasses.replace(wish, config={"num_virtual_tokens": length, "init_ids": ids or None} | wish.config)
+
+
+def _save(model, tokenizer, out, how, wish, result, chat_template, config, used):
+    """Write the checkpoint, or for an adapter its small file beside a tokenizer that knows the template."""
+    if how.adapter and not wish.merge:
+        extra = {"README.md": card(result, config, used, adapter=True), "chat_template.jinja": chat_template}
+        extra = {name: text for name, text in extra.items() if text}
+        result["adapter_bytes"] = save_adapter(model, out, result["base"], tokenizer, extra)
+        return
+    if how.adapter:
+        from ftlab.tune import lora
+
+        model = lora.detach_lora(lora.merge(model))
+    save_checkpoint(model, tokenizer, out, chat_template, card(result, config, used))
 
 
 def _fitting(model, tokenizer, examples, template, wish, say, data):
     """(examples, rows) that fit the model. Longer ones are refused, or left out where --max-length says so."""
     most = sft.limit(model)
+    if most is not None:
+        virtual = wish.config.get("num_virtual_tokens", 0)
+        if virtual >= most:
+            raise UsageError(f"num_virtual_tokens is {virtual}, but the model takes {most} tokens in all: choose fewer")
+        most -= virtual
     if wish.max_length is None:
         return examples, rows(examples, tokenizer, template, wish.loss, most)
     if most is not None and wish.max_length > most:
@@ -143,17 +197,17 @@ def _split(examples, made, seed):
     return [row for i, row in enumerate(made) if i not in chosen], [made[i] for i in sorted(chosen)]
 
 
-def _plan(model, tokenizer, training, wish):
-    """(batches, TrainConfig) for the rows."""
+def _plan(model, tokenizer, training, wish, how=METHODS["full"]):
+    """(batches, TrainConfig) for the rows. What is attached to a model learns by AdamW."""
     ours = isinstance(model, Transformer)
     most = sft.TOKENS_PER_BATCH if ours else HF_TOKENS_PER_BATCH
     tokens_per_batch = min(most, max(1, sum(len(ids) for ids, _ in training) // STEPS_PER_EPOCH))
     batches = sft.make_batches(training, tokenizer, tokens_per_batch, wish.seed)
     steps = wish.steps or sft.EPOCHS * batches.steps_per_epoch
-    lr = wish.lr or (sft.LR if ours else HF_LR)
+    lr = wish.lr or (how.lr if ours else how.hf_lr)
     large = sum(p.numel() for p in model.parameters()) > 50e6
     return batches, sft.plan(
-        steps, lr=lr, optimizer=sft.OPTIMIZER if ours else "adamw", muon_lr=sft.MUON_LR * lr / sft.LR,
+        steps, lr=lr, optimizer=sft.OPTIMIZER if ours and not how.adapter else "adamw", muon_lr=sft.MUON_LR * lr / sft.LR,
         eval_every=max(1, steps // 10), save_every=max(1, steps // (4 if large else 20)), seed=wish.seed)
 
 
@@ -180,16 +234,19 @@ def _partial_folder(out, settings, model):
     return out.absolute().parent / f".{out.name}.{digest.hexdigest()[:10]}.partial"
 
 
-def card(result, config, used):
-    """The checkpoint's README: what it was made from, what was measured, how to ask it."""
+def card(result, config, used, adapter=False):
+    """The checkpoint's README: what it was made from, what was measured, how to ask it (for an adapter: on its base)."""
     held_out = "none held out" if result["held_out_loss"] is None else (
         f"{result['held_out_loss_before']:.3f} before, {result['held_out_loss']:.3f} after, on {result['held_out']} "
         "held-out examples")
     ask = ['messages = [{"role": "user", "content": "..."}]',
            'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", '
            'return_dict=True)'] if used else ['inputs = tokenizer("...", return_tensors="pt")']
+    load = _load_lines(result) if adapter else [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
+        'model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")']
     return "\n".join([
-        "# A fine-tuned model", "",
+        "# What was learned beside a frozen model" if adapter else "# A fine-tuned model", "",
         f"Made by `ftlab tune {result['method']}` from `{pathlib.Path(result['base']).name}`.",
         "", "| | |", "|---|---|", f"| parameters (trained) | {result['parameters']:,} ({result['trainable']:,}) |",
         f"| examples | {result['examples']:,}, template {result['template'] if used else 'none'} |",
@@ -197,7 +254,20 @@ def card(result, config, used):
         f"{config.lr:g}, seed {config.seed} |",
         f"| loss, nats per token | {result['loss_first']:.3f} first, {result['loss_last']:.3f} last |",
         f"| held-out loss | {held_out} |", "", "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
-        'model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")', *ask,
+        *load, *ask,
         "output = model.generate(**inputs, max_new_tokens=200)",
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))', "```", ""])
+
+
+def _load_lines(result):
+    """How the README of an adapter loads it."""
+    base = result["base"]
+    if result["method"] == "adapter":  # PEFT has none of these
+        return ["from ftlab.tune.bases import load_base", "from ftlab.tune.files import load_adapter", "",
+                f'model, tokenizer = load_base("{pathlib.Path(base).name}")  # or where your base lies',
+                'model = load_adapter(model, ".")']
+    where = f'ASSETS / "{base}"' if base in hub.SHIPPED else f'"{pathlib.Path(base).name}"'
+    return ["from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            *["from ftlab.model.hub import ASSETS"] * (base in hub.SHIPPED), "",
+            f"model = AutoModelForCausalLM.from_pretrained({where})  # or where your base lies",
+            'model, tokenizer = PeftModel.from_pretrained(model, "."), AutoTokenizer.from_pretrained(".")']

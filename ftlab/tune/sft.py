@@ -31,7 +31,17 @@ def tune_full(model, tokenizer, examples, *, steps=None, epochs=EPOCHS, tokens_p
     template, loss, max_length: see `ftlab.text.rows.rows`. packed: several examples in a row, none seeing another.
     optimizer "muon" (hidden matrices at `muon_lr`, the rest by AdamW at `lr`) or "adamw"; the rest is as in `train`.
     """
-    attach(model, "full")
+    return tune(attach(model, "full"), tokenizer, examples, steps=steps, epochs=epochs, tokens_per_batch=tokens_per_batch,
+                lr=lr, muon_lr=muon_lr, optimizer=optimizer, schedule=schedule, warmup=warmup, weight_decay=weight_decay,
+                clip=clip, template=template, loss=loss, max_length=max_length, packed=packed, seed=seed,
+                eval_every=eval_every, evaluate=evaluate, callbacks=callbacks, out=out, stop=stop, save_every=save_every)
+
+
+def tune(model, tokenizer, examples, *, lr, steps=None, epochs=EPOCHS, tokens_per_batch=TOKENS_PER_BATCH, muon_lr=MUON_LR,
+         optimizer="adamw", schedule=SCHEDULE, warmup=WARMUP, weight_decay=0.0, clip=1.0, template="alpaca",
+         loss="response", max_length=None, packed=False, seed=0, eval_every=None, evaluate=None, callbacks=(), out=None,
+         stop=None, save_every=None):
+    """Train what learns in `model`, which `attach` has prepared for a method, by AdamW; otherwise as `tune_full`."""
     made = make_rows(examples, tokenizer, template, loss, max_length or limit(model))
     batches = make_batches(made, tokenizer, tokens_per_batch, seed, packed)
     config = plan(steps or epochs * batches.steps_per_epoch, lr=lr, optimizer=optimizer, muon_lr=muon_lr,

@@ -9,6 +9,7 @@ import torch
 
 from ftlab.errors import UsageError
 from ftlab.train import Diverged, NonFiniteLoss, StopOnDivergence, TrainConfig, divergence, train, train_safely
+from ftlab.train.loop import default_loss
 
 # A rate at which the tiny model's loss explodes at once, and a third of which is still too high.
 HOT = TrainConfig(steps=60, lr=3.0, schedule="constant", warmup=0, clip=None, save_every=5)
@@ -61,7 +62,7 @@ class Blast:
 
     def __call__(self, model, batch):
         self.calls += 1
-        return model.loss(batch) * (self.factor if self.at < self.calls <= self.at + self.length else 1.0)
+        return default_loss(model, batch) * (self.factor if self.at < self.calls <= self.at + self.length else 1.0)
 
 
 @pytest.mark.parametrize("factor", [20.0, math.inf])
@@ -105,7 +106,7 @@ def test_a_checkpoint_from_which_it_diverged_twice_is_given_up(tiny_model, batch
 
     def cursed(model, batch):  # diverges after step 8, whatever the rate, until the run begins anew
         calls.append(1)
-        return model.loss(batch) * (50.0 if len(starts) < 3 and starts[-1] + len(calls) > 9 else 1.0)
+        return default_loss(model, batch) * (50.0 if len(starts) < 3 and starts[-1] + len(calls) > 9 else 1.0)
 
     def heard(event):
         if event["kind"] == "start":

@@ -10,6 +10,7 @@ from ftlab.errors import UsageError
 from ftlab.model import hub
 from ftlab.text.examples import Example
 from ftlab.text.rows import prompt_rows
+from ftlab.tune import METHODS
 from ftlab.tune import run as tuning
 from ftlab.tune.bases import load_base
 from ftlab.tune.run import Wish, tune_from_data
@@ -242,7 +243,7 @@ def test_refusals(arguments, part, bases, data, tmp_path, capsys):
 
 def test_an_unknown_method(data, tmp_path, capsys):
     assert cli.main(["tune", "magic", "--data", str(data), "--out", str(tmp_path / "o")]) == 2
-    assert capsys.readouterr().err == "ftlab: no method is called 'magic'; choose one of full\n"
+    assert capsys.readouterr().err == f"ftlab: no method is called 'magic'; choose one of {', '.join(METHODS)}\n"
 
 
 def test_what_stands_at_out_is_never_overwritten(bases, data, tmp_path, capsys):
