@@ -396,7 +396,7 @@ print(held_out[0].instruction, "\n  wanted:", held_out[0].response, "\n  the bas
 print(f"score of the base: {base_score:.2f}")
 
 # %% ftlab="play"
-lab.predict("prefix", "A prefix of 16 virtual tokens is trained on the house style for 120 steps, the base stays frozen. "
+lab.predict("prefix", "A prefix of 16 virtual tokens is trained on the house style for 150 steps, the base stays frozen. "
             "Which share of the seven constraints do its stories meet?", percent=True)
 
 # %% ftlab="play"

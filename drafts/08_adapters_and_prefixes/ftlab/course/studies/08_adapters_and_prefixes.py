@@ -4,7 +4,7 @@ The task is a *house style*: the prompt asks for a story with a coloured object,
 the mill, Otto as the helper and a happy ending as well, which no prompt says. Settings, rates and margins were fixed
 after pilots on seed 101, which no study uses. Runs that serve several claims are made once a seed.
 
-What the pilots tried, from base-small, AdamW, 150 steps of 2,048 tokens (12 to 25 s), scores of greedy answers:
+What the pilots tried, from base-small, AdamW, 150 steps of 2,048 tokens (10 to 25 s), scores of greedy answers:
 - the families of one word: P-tuning v2 learns the form and no answer, at 32 to 128 virtual tokens, rates 0.03 to 0.3, up
   to 300 steps, from a real prompt or at random: answer 0, extract 0.03, classify 0.5 (chance); adapters classify 0.95;
 - write: from 0.02 to 0.30 to 0.35 whatever the start, length and rate, but so does a prefix of untrained noise (0.30),
@@ -28,7 +28,7 @@ LAB = "08_adapters_and_prefixes"
 BASE = "base-small"
 STYLES = {"fox": {"kind": "fox", "trait": "brave", "place": "mill", "helper": "Otto", "ending": "happy"},
           "owl": {"kind": "owl", "trait": "shy", "place": "beach", "helper": "Nora", "ending": "sad"}}  # fmt: skip
-EXAMPLES, STEPS, TOKENS_PER_BATCH = 1500, 120, 2048
+EXAMPLES, STEPS, TOKENS_PER_BATCH = 1500, 150, 2048
 VALIDATION, JUDGED = 100, 200  # examples that choose a rate; held-out tasks that judge
 LENGTH = 16
 RATES = {"ptuning": (0.1, 0.3, 1.0), "prompt": (0.1, 0.3, 1.0)}  # C39: each method at its own best of three
