@@ -331,16 +331,18 @@ hosts = copy.deepcopy(base)  # the one base on which both will live
 asked = [task for family in ("classify", "extract") for task in tasks.make(World("rich"), family, 2, "swap", "test")]
 
 
-def answer(index, adapter):
-    """The answer to a prompt with an adapter put on the base."""
+prompts = {f"{task.instruction}\n\n{task.input}": task for task in asked}
+
+
+def answer(prompt, adapter):
+    """The answer to a prompt with an adapter put on the base; what you typed yourself is an instruction without input."""
     model = base
     if adapter != "none (the base)":
         model = files.load_adapter(hosts, folder / adapter)
-    return ask(model, tokenizer, [asked[index]], max_new_tokens=16)[0]
+    return ask(model, tokenizer, [prompts.get(prompt, prompt)], max_new_tokens=16)[0]
 
 
-widgets.swap_view([f"{task.instruction}\n\n{task.input}" for task in asked], ["none (the base)", "classify", "extract"],
-                  answer)
+widgets.swap_view(["none (the base)", "classify", "extract"], answer, list(prompts))
 
 # %% ftlab="result" claim="C29"
 [swapped] = [entry["data"] for entry in lab.study("C29")]
