@@ -469,7 +469,7 @@ lab.claim("M10", lab.study("M10")[0]["value"])
 
 # %% [markdown]
 # **"A LoRA fits any model of the same shape."** $\Delta W$ is written in the base's own coordinates. The *stranger* below is the
-# same model with its 128 hidden channels in another order: it computes exactly the same function, as another seed of
+# same model with its 128 hidden channels in another order: but for rounding it computes the same function, as another seed of
 # pretraining might have ended there. The *relative* is the base after a short full fine-tuning on something else. Which of the
 # two can use the LoRA?
 
