@@ -8,7 +8,7 @@ input are one product. The readable model stays what it is; a test shows both to
 import torch
 import torch.nn.functional as F
 
-LOW_RANK = ("LoRALinear", "FastLoRALinear")  # of ftlab.tune, which stands above this module
+LOW_RANK = ("LoRALinear", "FastLoRALinear", "FourBitLinear")  # of ftlab.tune, which stands above this module
 LARGEST_HIDDEN_SIZE = 1024  # from there on the products themselves cost the time, and the folded copy much memory
 
 
@@ -19,7 +19,7 @@ def one_token_decoder(model):
     # A learned prefix is not part of a step: it stands in the cache.
     modules = {name: module for name, module in model.named_modules() if not name.startswith("kv_prefix")}
     linear = [module for name, module in modules.items() if name.endswith(("_proj", "lm_head"))]
-    # A LoRALinear's weight is W', its update included.
+    # A LoRALinear's weight is W', its update included; a FourBitLinear's is what its codes stand for.
     plain = all(type(module).__name__ in ("Linear", *LOW_RANK) and module.bias is None for module in linear)
     expected = 7 * model.config.num_layers + 1
     known = {"Transformer", "PrefixedTransformer", "ModuleList", "Block", "SelfAttention", "MLP", "RMSNorm", "Linear",
