@@ -1,6 +1,6 @@
-"""Two widgets of LoRA: an update cut to a rank that one drags, and adapters that swap on one base.
+"""A widget of LoRA: an update, cut to a rank that one drags.
 
-They compute nothing: matrices, singular values and answers come from outside. How they appear: `ftlab.show.shown`.
+It computes nothing: matrices and singular values come from outside. How it appears is said in `ftlab.show.shown`.
 """
 
 from ftlab.show import style
@@ -113,55 +113,3 @@ def rank_view(matrices, approximate, ranks, rank=None):
     at most CELLS × CELLS}}; approximate(name, rank) -> the same corner of ΔW cut to the rank; ranks: what may be chosen.
     """
     return RankView(matrices, approximate, ranks, rank)
-
-
-class SwapView(Shown):
-    """See `swap_view`. Attributes: prompt (index), adapter (name)."""
-
-    name = "adapters that swap on one base"
-
-    def __init__(self, prompts, adapters, answer):
-        self.prompts, self.adapters, self.answer = list(prompts), list(adapters), answer
-        self.prompt, self.adapter = 0, self.adapters[0]
-
-    def picture(self):
-        """The first prompt with every adapter's answer."""
-        from ftlab.show import plots
-
-        return plots.answers(self.prompts[self.prompt], [(name, self.answer(self.prompt, name), "")
-                                                         for name in self.adapters])
-
-    def build(self):
-        """A list of prompts, a button an adapter, the answer."""
-        import ipywidgets as w
-
-        self.status, self.output = _html(), _html()
-        names = [(f"{i + 1}: {' '.join(p.split())[:80]}", i) for i, p in enumerate(self.prompts)]
-        wide = w.Layout(width="98%", max_width="640px")
-        self.controls = {
-            "prompt": w.Dropdown(options=names, value=self.prompt, description="prompt", layout=wide),
-            "adapter": w.ToggleButtons(options=self.adapters, value=self.adapter, description="adapter")}
-        for name, control in self.controls.items():
-            control.observe(guarded(self.status, lambda change, name=name: self.set(name, change["new"])), names="value")
-        guarded(self.status, self.redraw)()
-        return w.VBox([*self.controls.values(), self.output, self.status], layout=w.Layout(max_width="900px"))
-
-    def set(self, name, value):
-        """Take a control's value and ask again."""
-        setattr(self, name, value)
-        self.redraw()
-
-    def redraw(self):
-        """Ask the adapter on show."""
-        said = self.answer(self.prompt, self.adapter)
-        self.output.value = "".join(
-            f'<div style="color:{style.FAINT_CSS};font-size:12px">{heading}</div><div style="border-left:3px solid {edge};'
-            f'padding:4px 10px;margin:4px 0;white-space:pre-wrap;line-height:1.45;color:{style.INK_CSS}">'
-            f"{style.escape(text)}</div>" for heading, text, edge in (
-                ("asked", self.prompts[self.prompt], style.LINE_CSS),
-                (f"answered ({style.escape(self.adapter)})", said or "(nothing)", style.BLUE)))
-
-
-def swap_view(prompts, adapters, answer):
-    """One prompt, one base, an adapter a button: answer(index of the prompt, name of the adapter) -> text, asked live."""
-    return SwapView(prompts, adapters, answer)

@@ -8,7 +8,7 @@ import random
 from ftlab.show import style
 from ftlab.show.explorer import sweep_explorer
 from ftlab.show.live import LivePlot, run_live_button
-from ftlab.show.lowrank import rank_view, swap_view
+from ftlab.show.lowrank import rank_view
 from ftlab.show.prefixes import prefix_attention_view, swap_view
 from ftlab.show.quantised import memory_explorer, quantiser
 from ftlab.show.shown import Shown, display_widget, error_html, guarded

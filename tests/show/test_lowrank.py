@@ -1,4 +1,4 @@
-"""The widgets of LoRA: what they show follows rank, matrix, prompt and adapter."""
+"""The rank slider: what it shows follows rank and matrix."""
 
 import pytest
 
@@ -36,18 +36,3 @@ def test_an_error_becomes_a_line():
     shown = widgets.rank_view(MATRICES, broken, [1, 4], rank=1)
     shown.widget.children[1].value = 4
     assert "no such rank" in shown.status.value
-
-
-def test_adapters_swap_live():
-    asked = []
-
-    def answer(prompt, adapter):
-        asked.append((prompt, adapter))
-        return f"<{adapter} to {prompt}>"
-
-    shown = widgets.swap_view(["Is it happy?", "Which colour?"], ["base", "classify"], answer)
-    assert "&lt;base to 0&gt;" in shown.widget.children[2].value
-    shown.widget.children[1].value = "classify"
-    shown.widget.children[0].value = 1
-    assert "&lt;classify to 1&gt;" in shown.output.value and asked == [(0, "base"), (0, "classify"), (1, "classify")]
-    assert shown.picture() is not None

@@ -26,6 +26,7 @@ from ftlab.course import checks, studies
 from ftlab.model import load
 from ftlab.model.ask import ask
 from ftlab.show import plots, widgets
+from ftlab.text.examples import Example
 from ftlab.tune import attach, files, sft
 from ftlab.tune import lora as library
 from ftlab.world import World, tasks
@@ -324,23 +325,21 @@ print({task: f"{size / 1024:.0f} KiB" for task, size in sizes.items()},
 hosts = copy.deepcopy(base)  # the one base on which both will live
 
 # %% [markdown]
-# Choose a prompt and an adapter: the answer is made now, in this kernel. **What to look at:** what the *wrong* adapter makes of
-# a prompt. Has it forgotten what the base could do, or does it answer another question?
+# Choose a prompt, or write one, and click an adapter: the answer is made now, in this kernel. **What to look at:** what the
+# *wrong* adapter makes of a prompt. Has it forgotten what the base could do, or does it answer another question?
 
 # %% ftlab="play"
 asked = [task for family in ("classify", "extract") for task in tasks.make(World("rich"), family, 2, "swap", "test")]
 
 
-def answer(index, adapter):
-    """The answer to a prompt with an adapter put on the base."""
-    model = base
-    if adapter != "none (the base)":
-        model = files.load_adapter(hosts, folder / adapter)
-    return ask(model, tokenizer, [asked[index]], max_new_tokens=16)[0]
+def answer(prompt, adapter):
+    """The answer to a prompt (the instruction, an empty line, the story) with an adapter put on the base."""
+    instruction, _, story = prompt.partition("\n\n")
+    model = base if adapter == "the base" else files.load_adapter(hosts, folder / adapter)
+    return ask(model, tokenizer, [Example(instruction, "", story)], max_new_tokens=16)[0]
 
 
-widgets.swap_view([f"{task.instruction}\n\n{task.input}" for task in asked], ["none (the base)", "classify", "extract"],
-                  answer)
+widgets.swap_view(["the base", "classify", "extract"], answer, [f"{task.instruction}\n\n{task.input}" for task in asked])
 
 # %% ftlab="result" claim="C29"
 [swapped] = [entry["data"] for entry in lab.study("C29")]
