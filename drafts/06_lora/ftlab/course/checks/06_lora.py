@@ -257,8 +257,9 @@ def run_swap(swap_function, seed):
         return {name: p.detach().clone() for name, p in model.named_parameters() if part in name}
 
     there = now("lora_")
+    copies = all(before[name].data_ptr() != p.data_ptr() for name, p in model.named_parameters() if name in before)
     swap_function(model, before)
-    return {"there": there, "back": now("lora_"),
+    return {"there": there, "back": now("lora_"), "kept as copies": copies,
             "base moved": max((p - base[name]).abs().max().item() for name, p in now("base").items())}
 
 
@@ -292,7 +293,8 @@ EXERCISES = [
         hints=(
             "At the start B A must be zero, and yet a gradient must reach one of the two.",
             "The gradient of B has A in it, that of A has B in it. So one of them may be zero, not both; in LoRA it is B.",
-            "return torch.randn(r, k) / k ** 0.5, torch.zeros(n, r)",
+            "A (r, k) gets normal numbers divided by the root of k, B (n, r) gets zeros, and both are returned: return "
+            "torch.randn(r, k) / k ** 0.5, torch.zeros(n, r)",
         ),
         mistakes={
             "B_not_zero": "Your B is not zero, so the model is no longer the base when training starts.",
@@ -329,7 +331,7 @@ EXERCISES = [
         hints=(
             "Which matrix W' gives for every x what W x + (alpha / r) B A x gives?",
             "It has the shape of W, (n, k), and so has B @ A. Unmerging subtracts what merging added.",
-            "return W + sign * (alpha / A.shape[0]) * (B @ A)",
+            "The rank is A.shape[0], so the scale is alpha / A.shape[0]: return W + sign * (alpha / A.shape[0]) * (B @ A)",
         ),
         mistakes={
             "plain_alpha": "You merged alpha · B A; the layer adds (alpha / r) · B A.",
