@@ -274,7 +274,8 @@ EXERCISES = [
             "Write the frozen part first, as in any linear layer; then what is added to it.",
             "Rows are tokens, so every product comes out transposed: W x is x @ W.T. The update is x @ A.T, (T, r), and "
             "then @ B.T, (T, n). The mask acts on the x of the update only.",
-            "thin = x if keep is None else x * keep; return x @ W.T + (alpha / A.shape[0]) * (thin @ A.T) @ B.T",
+            "First what A reads: thin = x if keep is None else x * keep. Then the frozen part and, scaled by alpha over the "
+            "rank, the update: return x @ W.T + (alpha / A.shape[0]) * (thin @ A.T) @ B.T",
         ),
         mistakes={
             "plain_alpha": "You scaled by alpha; the update is scaled by alpha / r, with r the number of rows of A.",
