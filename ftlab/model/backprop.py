@@ -88,21 +88,24 @@ class _Loss(torch.autograd.Function):
             raise RuntimeError("backward through the same loss a second time: what it needs has been overwritten")
         ids, rows, targets, hidden, scale, hidden_weighted, log_p, head, weight, vocabulary = ctx.ends
         ctx.ends = None
+        of_embedding, of_head = ctx.needs_input_grad[2:4]  # not of a frozen one
         # d loss / d logits = (softmax − one-hot) / n
         d = log_p.exp_()
         d[torch.arange(len(d)), targets] -= 1
         d.mul_(grad / len(d))
-        d_head = d.t() @ hidden_weighted
+        d_head = d.t() @ hidden_weighted if of_head or ctx.tied and of_embedding else None
         d = d @ head  # (n, C)
         d_weight = (d * hidden).sum(0)
         d = normalized_backward(d.mul_(weight), hidden, scale, None)
         dx = d.new_zeros(ids.numel(), d.shape[1]).index_copy_(0, rows, d)  # (N, C)
         grads = []
         for i in reversed(range(len(ctx.saved))):
-            dx, more = block_backward(dx, ctx.layers[9 * i:9 * i + 9], ctx.saved.pop(), ctx.shape)
+            dx, more = block_backward(dx, ctx.layers[9 * i:9 * i + 9], ctx.saved.pop(), ctx.shape, i > 0 or of_embedding)
             grads = more + grads
-        d_embedding = d_head if ctx.tied else dx.new_zeros(vocabulary, dx.shape[1])
-        d_embedding.index_add_(0, ids.flatten(), dx)
+        d_embedding = None
+        if of_embedding:
+            d_embedding = d_head if ctx.tied else dx.new_zeros(vocabulary, dx.shape[1])
+            d_embedding.index_add_(0, ids.flatten(), dx)
         return None, None, d_embedding, None if ctx.tied else d_head, d_weight, *grads
 
 
@@ -186,8 +189,8 @@ def block(x, weights, shape):
     return torch.addmm(x, a, down.t()), (w_qkv, h1, scale1, kept, flat, w_gu, h2, scale2, gu, s, a)
 
 
-def block_backward(d, weights, saved, shape):
-    """Gradients at a block's input (N, C) and at its nine weights, given d (N, C) at its output."""
+def block_backward(d, weights, saved, shape, at_input=True):
+    """Gradients at a block's input (N, C; None where nobody asks) and at its nine weights, given d (N, C) at its output."""
     norm1, q, k, v, o, norm2, gate, up, down = weights
     w_qkv, h1, scale1, kept, flat, w_gu, h2, scale2, gu, s, a = saved
     d_down = d.t() @ a
@@ -206,7 +209,7 @@ def block_backward(d, weights, saved, shape):
     shape.pairs(d_qkv).mul_(shape.turn.conj())
     rows = side_by_side(q, shape.heads), side_by_side(k, shape.heads), v
     d_q, d_k, d_v, d_norm1 = unfold(d_qkv.t() @ h1, norm1, *rows)
-    d = normalized_backward(d_qkv @ w_qkv, h1, scale1, d)
+    d = normalized_backward(d_qkv @ w_qkv, h1, scale1, d) if at_input else None
     return d, [d_norm1, apart(d_q, shape.heads), apart(d_k, shape.heads), d_v, d_o, d_norm2, d_gate, d_up, d_down]
 
 

@@ -1,6 +1,6 @@
-"""Two widgets of LoRA: an update cut to a rank that one drags, and adapters that swap on one base.
+"""A widget of LoRA: an update, cut to a rank that one drags.
 
-They compute nothing: matrices, singular values and answers come from outside. How they appear: `ftlab.show.shown`.
+It computes nothing: matrices and singular values come from outside. How it appears is said in `ftlab.show.shown`.
 """
 
 from ftlab.show import style

@@ -1,4 +1,4 @@
-"""The widgets of LoRA: what they show follows rank, matrix, prompt and adapter."""
+"""The rank slider: what it shows follows rank and matrix."""
 
 import pytest
 

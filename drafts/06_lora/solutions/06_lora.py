@@ -26,6 +26,7 @@ from ftlab.course import checks, studies
 from ftlab.model import load
 from ftlab.model.ask import ask
 from ftlab.show import plots, widgets
+from ftlab.text.examples import Example
 from ftlab.tune import attach, files, sft
 from ftlab.tune import lora as library
 from ftlab.world import World, tasks
@@ -324,25 +325,21 @@ print({task: f"{size / 1024:.0f} KiB" for task, size in sizes.items()},
 hosts = copy.deepcopy(base)  # the one base on which both will live
 
 # %% [markdown]
-# Choose a prompt and an adapter: the answer is made now, in this kernel. **What to look at:** what the *wrong* adapter makes of
-# a prompt. Has it forgotten what the base could do, or does it answer another question?
+# Choose a prompt, or write one, and click an adapter: the answer is made now, in this kernel. **What to look at:** what the
+# *wrong* adapter makes of a prompt. Has it forgotten what the base could do, or does it answer another question?
 
 # %% ftlab="play"
 asked = [task for family in ("classify", "extract") for task in tasks.make(World("rich"), family, 2, "swap", "test")]
 
 
-prompts = {f"{task.instruction}\n\n{task.input}": task for task in asked}
-
-
 def answer(prompt, adapter):
-    """The answer to a prompt with an adapter put on the base; what you typed yourself is an instruction without input."""
-    model = base
-    if adapter != "none (the base)":
-        model = files.load_adapter(hosts, folder / adapter)
-    return ask(model, tokenizer, [prompts.get(prompt, prompt)], max_new_tokens=16)[0]
+    """The answer to a prompt (the instruction, an empty line, the story) with an adapter put on the base."""
+    instruction, _, story = prompt.partition("\n\n")
+    model = base if adapter == "the base" else files.load_adapter(hosts, folder / adapter)
+    return ask(model, tokenizer, [Example(instruction, "", story)], max_new_tokens=16)[0]
 
 
-widgets.swap_view(["none (the base)", "classify", "extract"], answer, list(prompts))
+widgets.swap_view(["the base", "classify", "extract"], answer, [f"{task.instruction}\n\n{task.input}" for task in asked])
 
 # %% ftlab="result" claim="C29"
 [swapped] = [entry["data"] for entry in lab.study("C29")]
@@ -471,7 +468,7 @@ lab.claim("M10", lab.study("M10")[0]["value"])
 
 # %% [markdown]
 # **"A LoRA fits any model of the same shape."** $\Delta W$ is written in the base's own coordinates. The *stranger* below is the
-# same model with its 128 hidden channels in another order: it computes exactly the same function, as another seed of
+# same model with its 128 hidden channels in another order: but for rounding it computes the same function, as another seed of
 # pretraining might have ended there. The *relative* is the base after a short full fine-tuning on something else. Which of the
 # two can use the LoRA?
 

@@ -257,8 +257,9 @@ def run_swap(swap_function, seed):
         return {name: p.detach().clone() for name, p in model.named_parameters() if part in name}
 
     there = now("lora_")
+    copies = all(before[name].data_ptr() != p.data_ptr() for name, p in model.named_parameters() if name in before)
     swap_function(model, before)
-    return {"there": there, "back": now("lora_"),
+    return {"there": there, "back": now("lora_"), "kept as copies": copies,
             "base moved": max((p - base[name]).abs().max().item() for name, p in now("base").items())}
 
 
@@ -273,7 +274,8 @@ EXERCISES = [
             "Write the frozen part first, as in any linear layer; then what is added to it.",
             "Rows are tokens, so every product comes out transposed: W x is x @ W.T. The update is x @ A.T, (T, r), and "
             "then @ B.T, (T, n). The mask acts on the x of the update only.",
-            "thin = x if keep is None else x * keep; return x @ W.T + (alpha / A.shape[0]) * (thin @ A.T) @ B.T",
+            "First what A reads: thin = x if keep is None else x * keep. Then the frozen part and, scaled by alpha over the "
+            "rank, the update: return x @ W.T + (alpha / A.shape[0]) * (thin @ A.T) @ B.T",
         ),
         mistakes={
             "plain_alpha": "You scaled by alpha; the update is scaled by alpha / r, with r the number of rows of A.",
@@ -292,7 +294,8 @@ EXERCISES = [
         hints=(
             "At the start B A must be zero, and yet a gradient must reach one of the two.",
             "The gradient of B has A in it, that of A has B in it. So one of them may be zero, not both; in LoRA it is B.",
-            "return torch.randn(r, k) / k ** 0.5, torch.zeros(n, r)",
+            "A (r, k) gets normal numbers divided by the root of k, B (n, r) gets zeros, and both are returned: return "
+            "torch.randn(r, k) / k ** 0.5, torch.zeros(n, r)",
         ),
         mistakes={
             "B_not_zero": "Your B is not zero, so the model is no longer the base when training starts.",
@@ -329,7 +332,7 @@ EXERCISES = [
         hints=(
             "Which matrix W' gives for every x what W x + (alpha / r) B A x gives?",
             "It has the shape of W, (n, k), and so has B @ A. Unmerging subtracts what merging added.",
-            "return W + sign * (alpha / A.shape[0]) * (B @ A)",
+            "The rank is A.shape[0], so the scale is alpha / A.shape[0]: return W + sign * (alpha / A.shape[0]) * (B @ A)",
         ),
         mistakes={
             "plain_alpha": "You merged alpha · B A; the layer adds (alpha / r) · B A.",
