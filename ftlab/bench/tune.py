@@ -10,7 +10,7 @@ combinations, Alpaca's form, loss on the response), in float32. Two questions:
    same numbers of steps, and that costs no time on either side. A run that is slower than the best of its kind so far
    is stopped; a peer past five times our time is recorded as not there ("> 5").
 
-The peer's settings are those of `ftlab bench train`.
+The rows about LoRA are those of `ftlab.bench.lora`. The peer's settings are those of `ftlab bench train`.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import math
 import tempfile
 
 from ftlab import profile
+from ftlab.bench import lora
 from ftlab.bench.common import against, paired, quiet_peers, take_turns, tell
 from ftlab.bench.train import _copy, _ours_rate, _ours_time, _peer_rate, _peer_time, _said
 from ftlab.measure.score import held_out_tasks, instruction_score
@@ -64,7 +65,8 @@ def run(report=None, quick=False):
     """All rows; some fifteen minutes on two cores."""
     with quiet_peers(), tempfile.TemporaryDirectory() as scratch:
         common = setting(quick)
-        rows = speed(common, scratch, report, quick) + time_to_score(common, scratch, report, quick)
+        rows = (speed(common, scratch, report, quick) + lora.speed(common, scratch, report, quick)
+                + time_to_score(common, scratch, report, quick))
     return {"machine": profile.machine(measure=not quick), "rows": rows}
 
 

@@ -9,7 +9,7 @@ is one function (`Transformer.loss` remains the definition, and the tests hold t
   stand side by side, which changes no score, as queries and keys are reordered alike;
 - what each step writes goes into place, so few tensors are made.
 
-Left out: everything `loss` accepts and `fits` refuses (packed rows, frozen weights, replaced layers, other devices).
+Left out: everything `loss` accepts and `fits` refuses (packed rows, frozen weights, other layers, other devices).
 Shapes as in `ftlab.model.transformer`; N = B · T tokens, I intermediate_size.
 """
 
@@ -26,10 +26,28 @@ LONGEST_DIRECT = 128  # tokens of a row up to which attention by plain products 
 
 
 def fits(model, batch):
-    """Whether `loss` may stand for `model.loss`: the plain model on the CPU, every weight learning, rows not packed."""
-    return (batch.positions is None and batch.segments is None and batch.input_ids.device.type == "cpu"
-            and torch.is_grad_enabled() and is_plain(model)
-            and all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters()))
+    """Whether `loss` may stand for `model.loss`: the plain model on the CPU, every weight learning, or LoRA alone beside
+    its layers; rows not packed."""
+    if (batch.positions is not None or batch.segments is not None or batch.input_ids.device.type != "cpu"
+            or not torch.is_grad_enabled() or any(p.dtype != torch.float32 for p in model.parameters())):
+        return False
+    return is_low_rank(model) or is_plain(model) and all(p.requires_grad for p in model.parameters())
+
+
+def is_low_rank(model):
+    """Whether only LoRA learns (`ftlab.tune.lora`, a floor above), in an else plain model and without dropout.
+
+    Its layers say by `weight` what they do, W' = W + (alpha / r) B A. So the gradient of W' is worked out as for any
+    weight, and autograd takes it on to A and B.
+    """
+    known = {"Transformer", "ModuleList", "Block", "SelfAttention", "MLP", "RMSNorm", "Linear", "Embedding", "Identity",
+             "LoRALinear", "FastLoRALinear"}
+    layers = [module for module in model.modules() if hasattr(module, "lora_B")]
+    return (bool(layers) and not any(layer.merged for layer in layers)
+            and all(p.requires_grad == ("lora_" in name) for name, p in model.named_parameters())
+            and all(type(module).__name__ in known and getattr(module, "bias", None) is None
+                    and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+                    for module in model.modules()))
 
 
 def loss(model, batch):

@@ -381,6 +381,30 @@ def heatmap(attention, tokens, title=None, max_tokens=40):
     return figure
 
 
+@_styled
+def prefix_heatmap(weights, tokens, labels, title=None, max_tokens=40):
+    """An attention map whose first columns are a prefix, set off by a line; weights: T rows of P + T.
+
+    tokens: T pieces; labels: P names of virtual tokens. Of each at most `max_tokens` are drawn.
+    """
+    before = len(labels)
+    rows, columns = min(len(tokens), max_tokens), min(before, max_tokens)
+    kept = [[*map(float, row[:columns]), *map(float, row[before:before + rows])] for row in weights[:rows]]
+    side = 0.17
+    figure, axes = _figure(width=side * (columns + rows) + 1.6, height=side * rows + 1.7,
+                           alt=f"attention of {len(tokens)} tokens to a prefix of {before} and to each other")
+    figure.colours = 256
+    axes.imshow(kept, cmap="Blues", vmin=0, aspect="equal", interpolation="nearest")
+    axes.axvline(columns - 0.5, color=style.VERMILLION, linewidth=1.4)
+    names = [_name(_short(style.visible(text), 12)) for text in [*labels[:columns], *tokens[:rows]]]
+    axes.set_xticks(range(columns + rows), names, rotation=90, fontsize=7)
+    axes.set_yticks(range(rows), names[columns:], fontsize=7)
+    axes.tick_params(length=0)
+    axes.grid(False)
+    _titles(axes, title, f"read from: the prefix ({before}), then the text", "token that reads")
+    return figure
+
+
 def _short(text, length):
     return text if len(text) <= length else text[: length - 1] + "…"
 

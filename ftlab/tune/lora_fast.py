@@ -1,5 +1,7 @@
 """The same LoRA in fewer operations. Optional and for speed only: `ftlab.tune.lora` is the one to read.
 
+For models of transformers; our Transformer trains by `ftlab.model.backprop`, which knows LoRA, without asking.
+
 The layer multiplies by W' = W + (alpha / r) B A, put together anew at each step, which costs as much as r tokens would;
 so the forward pass is that of the base. Backwards, the chain rule through W' without ever forming its gradient:
 

@@ -51,16 +51,16 @@ METHODS = {method.name: method for method in (
            options=("r", "lora_alpha", "lora_dropout", "target_modules"), lr=1e-2),
     Method("adapter", "bottleneck adapters behind attention and MLP (Houlsby et al. 2019)",
            lazily("ftlab.tune.adapter", "attach_adapter"), adapter=True,
-           options=("bottleneck_size", "placement")),
+           options=("bottleneck_size", "placement"), lr=1e-2, hf_lr=5e-4),
     Method("prefix", "keys and values before every text, through an MLP (Li and Liang 2021)",
            lazily("ftlab.tune.prefix", "attach_prefix"), adapter=True,
-           options=("num_virtual_tokens", "encoder_hidden_size", "init_ids")),
+           options=("num_virtual_tokens", "encoder_hidden_size", "init_ids"), lr=1e-2, hf_lr=1e-3),
     Method("ptuning", "keys and values before every text, learned as they are (P-tuning v2, Liu et al. 2022)",
            lazily("ftlab.tune.prefix", "attach_ptuning"), adapter=True,
-           options=("num_virtual_tokens", "init_ids")),
+           options=("num_virtual_tokens", "init_ids"), lr=0.3, hf_lr=1e-2),
     Method("prompt", "input vectors before every text (prompt tuning, Lester et al. 2021)",
            lazily("ftlab.tune.prefix", "attach_prompt"), adapter=True,
-           options=("num_virtual_tokens", "init_ids")),
+           options=("num_virtual_tokens", "init_ids"), lr=0.3, hf_lr=3e-2),
 )}
 
 

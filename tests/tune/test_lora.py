@@ -294,6 +294,37 @@ def test_it_learns_and_the_fast_layer_learns_the_same(tiny, tokenizer, examples)
     assert type(next(iter(lora.layers(lora_fast.make_readable(model)).values()))) is lora.LoRALinear
 
 
+def batch_of(ids=IDS):
+    from ftlab.text.batching import collate
+
+    return collate([row.tolist() for row in ids], 0)
+
+
+@pytest.mark.parametrize("target_modules", ["all-linear", ["q_proj", "down_proj"]])
+def test_the_quick_gradient_knows_lora(target_modules, tiny):
+    from ftlab.model import backprop
+
+    model, batch, found = shake(attach(tiny(), "lora", r=3, target_modules=target_modules)).train(), batch_of(), []
+    assert backprop.fits(model, batch)
+    for loss in (model.loss(batch), backprop.loss(model, batch)):
+        model.zero_grad()
+        loss.backward()
+        found.append((loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}))
+    (a, mine), (b, quick) = found
+    assert a == pytest.approx(b, abs=1e-6) and mine.keys() == quick.keys()
+    assert all("lora_" in name and close(mine[name], quick[name]) for name in mine)
+
+
+def test_where_the_quick_gradient_does_not_serve(tiny):
+    from ftlab.model import backprop
+
+    assert not backprop.fits(attach(tiny(), "lora", lora_dropout=0.1), batch_of())
+    assert not backprop.fits(lora.merge(attach(tiny(), "lora")), batch_of())
+    model = attach(tiny(), "lora")
+    model.norm.weight.requires_grad_(True)
+    assert not backprop.fits(model, batch_of())
+
+
 def test_the_door_imports_no_torch():
     import subprocess
     import sys
