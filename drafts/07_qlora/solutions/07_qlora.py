@@ -391,7 +391,8 @@ lab.claim("C33", double["value"])
 # ### Does the model mind?
 #
 # First the base alone, before any fine-tuning: its loss on held-out stories with its linear weights rounded. **What to
-# look at:** where the loss begins to rise, and whether the order of the 4-bit formats is that of their errors above.
+# look at:** where the loss begins to rise, and which of the errors above orders the 4-bit formats as the loss does: the mean
+# error or the squared one?
 
 # %% ftlab="result" claim="C35c"
 losses = measured.base_losses(0)
