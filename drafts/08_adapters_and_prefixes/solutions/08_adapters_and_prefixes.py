@@ -448,8 +448,10 @@ def shares_met(answers):
 roles = list(held_out[0].constraints)
 by_method = {"base": shares_met(base_answers), "prefix": shares_met(prefix_answers),
              "adapters": shares_met(adapter_answers)}
-plots.bars({f"{role}: {name}": met[role] for role in roles for name, met in by_method.items()}, percent=True,
-           xlabel="stories that meet it", title="object and colour are asked for, the rest is house style")
+print("stories that meet it (object and colour are asked for, the rest is house style)")
+print(f"{'':9}" + "".join(f"{role:>9}" for role in roles))
+for name, met in by_method.items():
+    print(f"{name:9}" + "".join(f"{100 * met[role]:7.0f} %" for role in roles))
 
 # %% [markdown]
 # ### Swap
