@@ -310,6 +310,7 @@ def test_headless_a_picture_and_no_widget(monkeypatch):
 # What ipywidgets 7.7 and 8 share, of what we use: class -> arguments beyond layout and style.
 COMMON = {
     "HTML": {"value"}, "Label": {"value"}, "Button": {"description", "tooltip", "button_style", "icon"},
+    "Checkbox": {"value", "description", "indent"},
     "FloatSlider": {"value", "min", "max", "step", "description", "readout_format"},
     "IntSlider": {"value", "min", "max", "description"}, "RadioButtons": {"options", "value"},
     "SelectionSlider": {"options", "value", "description"},
