@@ -101,8 +101,8 @@ def build_parser():
                      help=".jsonl, .json, .csv, .tsv or .parquet, or a dataset on the Hub (owner/name); columns "
                           "instruction, response (and input), or prompt, completion, or text, or messages")  # fmt: skip
     sub.add_argument("--out", required=True, metavar="DIR", help="folder for the checkpoint, or the adapter (PEFT's format)")
-    sub.add_argument("--base", default="base", metavar="BASE",
-                     help="base, base-small, a folder or a Hub id of a causal model (default: base)")  # fmt: skip
+    sub.add_argument("--base", default="base-small", metavar="BASE",
+                     help="base-small, base, a folder or a Hub id of a causal model (default: base-small)")  # fmt: skip
     sub.add_argument("--steps", type=int, help="training steps (default: three times through the examples, fewer when "
                                                "the held-out loss rises)")  # fmt: skip
     sub.add_argument("--lr", type=float, help="peak learning rate (default: as the base needs)")

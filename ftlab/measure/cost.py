@@ -219,18 +219,21 @@ MEASURED = {  # random models of 50 to 300 million parameters
 WAIT = 900  # seconds that a measurement may take
 
 
-def measure_peak(shape, method="full", optimizer="adamw", batch=1, tokens=256, checkpointing=False, r=8, steps=2, seed=0):
+def measure_peak(shape, method="full", optimizer="adamw", batch=1, tokens=256, checkpointing=False, r=8, steps=2, seed=0,
+                 config=None):
     """Bytes that fine-tuning adds to a fresh Python process at its peak: float32, our transformer, random weights.
 
     In the process a tiny model takes a step first, so that what torch needs for itself is there already; then the model
     is made, `steps` steps are taken, and the highest resident memory of these (on a GPU: of its allocator) is read.
+    config: what `attach` is given for the method; by default the rank `r` for lora and qlora, nothing for others.
     Raises UsageError where the process fails, as for want of memory.
     """
     wish = {"shape": dataclasses.asdict(shape), "method": method, "optimizer": optimizer, "batch": batch, "seed": seed,
-            "tokens": tokens, "checkpointing": checkpointing, "r": r, "steps": steps}
-    if method not in ("full", "lora", "qlora") or optimizer not in ("adamw", "momentum", "sgd"):
-        raise UsageError(f"{method} with {optimizer} cannot be measured: choose full, lora or qlora, with adamw, momentum "
-                         "or sgd")
+            "tokens": tokens, "checkpointing": checkpointing, "steps": steps,
+            "config": config if config is not None else {"r": r} if method in ("lora", "qlora") else {}}
+    if method not in METHODS or optimizer not in ("adamw", "momentum", "sgd"):
+        raise UsageError(f"{method} with {optimizer} cannot be measured: choose one of {', '.join(METHODS)}, with adamw, "
+                         "momentum or sgd")
     # What is freed goes back to the system at once, so that resident memory is what is in use.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(
@@ -256,11 +259,11 @@ def _in_fresh_process():
     wish = json.loads(sys.argv[1])
     shape = Shape(**wish.pop("shape"))
     steps = wish.pop("steps")
-    _steps(Shape(64, 32, 1, 2, 64), **wish | {"tokens": 16}, steps=1)
+    _steps(Shape(64, 32, 1, 2, 64), **wish | {"tokens": 16, "batch": 1}, steps=1)
     print(json.dumps({"peak": _steps(shape, **wish, steps=steps)}))
 
 
-def _steps(shape, method, optimizer, batch, tokens, checkpointing, r, steps, seed):
+def _steps(shape, method, optimizer, batch, tokens, checkpointing, config, steps, seed):
     """Make the model, take the steps, return the peak in bytes over what was there before."""
     import torch
 
@@ -271,7 +274,7 @@ def _steps(shape, method, optimizer, batch, tokens, checkpointing, r, steps, see
     device = torch.device(profile.current().device)
     meter = _Meter(device)
     torch.manual_seed(seed)
-    model = attach(_model(shape, tokens, checkpointing), method, **({} if method == "full" else {"r": r})).to(device)
+    model = attach(_model(shape, tokens, checkpointing), method, **config).to(device)
     learned = [p for p in model.parameters() if p.requires_grad]
     make = {"adamw": lambda: torch.optim.AdamW(learned, fused=True), "sgd": lambda: torch.optim.SGD(learned, fused=True),
             "momentum": lambda: torch.optim.SGD(learned, momentum=0.9, fused=True)}
@@ -293,7 +296,7 @@ def _model(shape, tokens, checkpointing):
 
     model = Transformer(ModelConfig(
         shape.vocab_size, shape.hidden_size, shape.num_layers, shape.num_heads, shape.intermediate_size,
-        max_position_embeddings=tokens, tie_word_embeddings=shape.tied))
+        max_position_embeddings=tokens + 64, tie_word_embeddings=shape.tied))
     if checkpointing:
         for layer in model.layers:
             layer.forward = lambda *args, inside=layer.forward: checkpoint(inside, *args, use_reentrant=False)

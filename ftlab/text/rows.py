@@ -131,6 +131,7 @@ def _encode(tokenizer, examples):
 
 def _encode_pieces(tokenizer, examples):
     """Piece by piece: a prompt has the same ids here as when it stands alone, waiting for its answer."""
+    examples = [_behind_each_other(tokenizer, parts) for parts in examples]
     texts = list(dict.fromkeys(text for parts in examples for text, _ in parts))
     ids_of = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
     made = []
@@ -143,6 +144,11 @@ def _encode_pieces(tokenizer, examples):
     return made
 
 
+def _behind_each_other(tokenizer, parts):
+    before = [""] + [text for text, _ in parts[:-1]]
+    return [(tokenizer.behind(last, text), seen) for last, (text, seen) in zip(before, parts, strict=True)]
+
+
 def _encode_whole(tokenizer, examples):
     """The whole text at once, since some tokenizers put a space before whatever they are given."""
     if not tokenizer.is_fast:
@@ -150,14 +156,22 @@ def _encode_whole(tokenizer, examples):
     made = []
     texts = ["".join(text for text, _ in parts) for parts in examples]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-    for parts, ids, offsets in zip(examples, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+    for parts, whole, ids, offsets in zip(examples, texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
         spans, at = [], 0
+        offsets = [_place(tokenizer, whole, i, *place) for i, place in zip(ids, offsets, strict=True)]
         for text, seen in parts:
             spans += [(at, at + len(text))] if seen else []
             at += len(text)
         made.append((list(ids), [i if any(a < end and start < b for a, b in spans) else IGNORE
                                  for i, (start, end) in zip(ids, offsets, strict=True)]))
     return made
+
+
+def _place(tokenizer, text, i, start, end):
+    """Where token i stands in the text. A space that the tokenizer puts behind a line break (`Tokenizer.train`,
+    line_starts) is told to stand at the break; it belongs to the word that follows."""
+    inserted = text[start:end].endswith("\n") and tokenizer.decode([i]) == " "
+    return (end, end + 1) if inserted else (start, end)
 
 
 def keep_short(examples, made, max_length):

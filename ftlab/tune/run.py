@@ -75,7 +75,7 @@ def flag(name):
     return FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
-def tune_from_data(method, data, out, base="base", wish=None, callbacks=(), progress=None):
+def tune_from_data(method, data, out, base="base-small", wish=None, callbacks=(), progress=None):
     """Fine-tune `base` by `method` on the examples in `data` and save a checkpoint, or an adapter, to the folder `out`.
 
     data: what `read_examples` takes. base: a shipped base, a folder or a Hub id. callbacks: of the training loop;

@@ -17,7 +17,7 @@ from ftlab.tune.methods import attach
 
 # For the shipped bases; measured on the five task families (see `ftlab.tune.assistants`).
 TOKENS_PER_BATCH = 4096
-OPTIMIZER, LR, MUON_LR, SCHEDULE, WARMUP = "muon", 3e-3, 0.01, "linear", 0.05
+OPTIMIZER, LR, MUON_LR, SCHEDULE, WARMUP = "muon", 6e-3, 0.02, "linear", 0.05
 EPOCHS = 3
 
 

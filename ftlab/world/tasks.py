@@ -2,7 +2,7 @@
 
 from ftlab.world.corrupt import CORRUPTIONS, corrupt, retell
 from ftlab.world.families import CONSTRAINED, FAMILIES, Task, explain, make, score, write_instruction
-from ftlab.world.mix import FORMS, other_ending, pretraining_mix
+from ftlab.world.mix import FORMS, other_ending, pretraining_mix, question_series, retold_series
 from ftlab.world.oracle import met
 from ftlab.world.preference import (
     Pair,
@@ -32,7 +32,9 @@ __all__ = [
     "preference_pairs",
     "preference_probability",
     "pretraining_mix",
+    "question_series",
     "retell",
+    "retold_series",
     "score",
     "true_utility",
     "write_instruction",

@@ -89,6 +89,13 @@ def test_the_formula_agrees_with_a_fresh_process():
         assert abs(found["error"]) < 0.2, (method, found)
 
 
+def test_other_methods_can_be_measured_with_their_config():
+    shape = Shape(2048, 256, 2, 4, 688)
+    found = {method: cost.measure_peak(shape, method, batch=4, tokens=64, config=config) for method, config in
+             (("full", {}), ("adapter", {"bottleneck_size": 4}), ("prompt", {"num_virtual_tokens": 8}))}
+    assert found["full"] > found["adapter"] > 0 and found["full"] > found["prompt"] > 0  # weights, gradients, moments
+
+
 def test_what_cannot_be_is_said():
     with pytest.raises(UsageError, match="full, lora, qlora"):
         memory(SHAPE, "half")
@@ -97,7 +104,7 @@ def test_what_cannot_be_is_said():
     with pytest.raises(UsageError, match="at least 1"):
         memory(SHAPE, tokens=0)
     with pytest.raises(UsageError, match="cannot be measured"):
-        cost.measure_peak(SHAPE, "prompt")
+        cost.measure_peak(SHAPE, "boosting")
 
 
 def test_bytes_as_text():

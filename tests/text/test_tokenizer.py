@@ -15,8 +15,8 @@ TEXTS = ["Ada was a gentle rabbit. Ada had an orange cap.", "Emil loved a yellow
 
 
 @functools.cache
-def tokenizer():
-    return Tokenizer.train(TEXTS, 300)
+def tokenizer(line_starts=False):
+    return Tokenizer.train(TEXTS, 300, line_starts)
 
 
 # No lone surrogates: they are no text in UTF-8. A special token's own name is a command, not text.
@@ -24,9 +24,9 @@ anything = st.text(st.characters(codec="utf-8"), max_size=60).filter(lambda s: "
 
 
 @settings(max_examples=200, deadline=None)
-@given(anything)
-def test_round_trip(text):
-    tok = tokenizer()
+@given(anything, st.booleans())
+def test_round_trip(text, line_starts):
+    tok = tokenizer(line_starts)
     ids = tok.encode(text)
     assert tok.decode(ids) == text
     assert all(4 <= i < tok.vocab_size for i in ids)
@@ -38,6 +38,32 @@ def test_round_trip(text):
 def test_batch_is_one_by_one(texts, bos, eos):
     tok = tokenizer()
     assert tok.encode_batch(texts, bos, eos) == [tok.encode(text, bos, eos) for text in texts]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from(" \nab\r\t#"), max_size=12))
+def test_round_trip_of_lines_and_spaces(text):
+    tok = tokenizer(line_starts=True)
+    assert tok.decode(tok.encode(text)) == text
+
+
+def test_a_word_that_begins_a_line_is_the_word_behind_a_space():
+    tok = tokenizer(line_starts=True)
+    cap, line = tok.encode(" cap"), tok.encode("\n")
+    assert len(cap) == 1
+    assert tok.encode("a\ncap")[1:] == line + cap
+    assert tok.encode("a\n\ncap")[-1:] == cap
+    assert tokenizer().encode("a\ncap")[-1:] != cap
+
+
+@settings(max_examples=200, deadline=None)
+@given(anything, anything, st.booleans())
+def test_a_text_behind_another_has_the_ids_that_it_has_in_the_whole(before, text, line_starts):
+    tok = tokenizer(line_starts)
+    before += "\n"
+    if text[:1].isspace():
+        text = "x" + text
+    assert tok.encode(before) + tok.encode(tok.behind(before, text)) == tok.encode(before + text) or not line_starts
 
 
 def test_special_tokens():
@@ -55,6 +81,9 @@ def test_pieces_join_to_the_text():
     pieces = tok.pieces(ids)
     assert len(pieces) == len(ids) and pieces[0] == "<s>"
     assert "".join(pieces[1:]) == "Ada had an orange cap."
+    lines = "Ada\nhad\n\n an orange\n"
+    for tok in (tokenizer(), tokenizer(line_starts=True)):
+        assert "".join(tok.pieces(tok.encode(lines))) == lines
 
 
 def test_merges_give_the_vocabulary():
@@ -82,11 +111,12 @@ def test_saved_and_loaded(tmp_path):
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["eos_token"] == "</s>"
 
 
-@pytest.mark.parametrize("text", ["Ada had an orange cap.", "  two  spaces ", "café 🙂\n\nx", ""])
-def test_transformers_reads_the_same_ids(tmp_path, text):
+@pytest.mark.parametrize("text", ["Ada had an orange cap.", "  two  spaces ", "café 🙂\n\nx\ny\n z", ""])
+@pytest.mark.parametrize("line_starts", [False, True])
+def test_transformers_reads_the_same_ids(tmp_path, text, line_starts):
     from transformers import AutoTokenizer
 
-    tok = tokenizer()
+    tok = tokenizer(line_starts)
     tok.save(tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     for hf in (theirs, tok.to_hf()):

@@ -159,12 +159,18 @@ probe_ids = [random.randint(4, 900) for _ in range(11)]
 lab.probe("label_mask", [list(part) for part in masked_row([1, *probe_ids[:6]], probe_ids[6:], 2)])
 
 # %% [markdown]
-# Your two functions, one after the other, on a real example. Do you see what you expect?
+# Your two functions, one after the other, on a real example. Do you see what you expect? (`behind`: to this tokenizer a
+# word that begins a line is the same token as behind a space, and the completion alone does not know where it stands.
+# With a tokenizer that spelled such words letter by letter, the same base got 4 % of its answers right, not 50 %.)
 
 # %%
-task = samples["answer"][1]
-prompt, completion = alpaca_example(task.instruction, task.input, task.response)
-my_row = masked_row(tokenizer.encode(prompt, bos=True), tokenizer.encode(completion), tokenizer.eos_id)
+def encoded(task):
+    """(ids of the prompt, ids of the completion) of a task."""
+    prompt, completion = alpaca_example(task.instruction, task.input, task.response)
+    return tokenizer.encode(prompt, bos=True), tokenizer.encode(tokenizer.behind(prompt, completion))
+
+
+my_row = masked_row(*encoded(samples["answer"][1]), tokenizer.eos_id)
 plots.loss_mask(shown(my_row, tokenizer), "my row")
 
 # %% [markdown]
@@ -366,10 +372,7 @@ lab.probe("forgetting", [*map(list, [forgetting(probe_evals, probe_rises[4])[0]]
 
 # %%
 some = [samples["extract"][0], samples["classify"][0], samples["write"][0]]
-mine = []
-for task in some:
-    prompt, completion = alpaca_example(task.instruction, task.input, task.response)
-    mine.append(masked_row(tokenizer.encode(prompt, bos=True), tokenizer.encode(completion), tokenizer.eos_id))
+mine = [masked_row(*encoded(task), tokenizer.eos_id) for task in some]
 theirs = rows(from_tasks(some), tokenizer)
 print("rows equal:", mine == theirs)
 
