@@ -293,6 +293,8 @@ print(f"torch's cosine without warmup: largest difference {worst:.0e}")
 # %% [markdown]
 # `ftlab.train.range_test` is your test around the course's own loop: it trains a *copy* of the model, so that any training
 # can begin with it, and it stops by your rule of divergence. Here yours drives the same model by hand.
+**What to look at:** the two runs are the same arithmetic in another order, so they differ by rounding alone. Where the rate
+is small they stay together; towards divergence each step multiplies the difference, long before the loss shows anything.
 
 # %% ftlab="experiment"
 from ftlab.train import optim
@@ -317,9 +319,10 @@ def update(rate):
 
 my_rates, my_losses = range_test(update, 1e-4, 3.0, TEST_STEPS)
 found = library_range_test(recipe.model(), batches, recipe.config, low=1e-4, high=3.0, steps=TEST_STEPS)
-both = min(len(my_losses), len(found.losses))
-print(f"AdamW: yours ended after {len(my_losses)} steps, the library's after {len(found.losses)}; over the {both} that "
-      f"both made the losses differ by at most {max(abs(a - b) for a, b in zip(my_losses, found.losses)):.0e}")
+apart = [abs(a - b) for a, b in zip(my_losses, found.losses)]
+print(f"AdamW: yours ended after {len(my_losses)} steps, the library's after {len(found.losses)}. The two differ by at most")
+for limit in (0.01, 0.05, 0.15):
+    print(f"  {max(d for d, rate in zip(apart, my_rates) if rate <= limit):.0e} up to a rate of {limit}")
 print("the library's run diverged at step", divergence(found.losses), "by its own rule, at step",
       diverged_at(found.losses, 8, 0.25), "by yours")
 
@@ -489,7 +492,8 @@ print("your pick:", ", ".join(f"{rate:.4f} at {size} tokens" for size, rate in p
 lab.claim("C49", measured.slope(picked), picked={str(size): rate for size, rate in picked.items()})
 
 # %% [markdown]
-# One more batch size, here and now:
+# Every run's slope is positive, and the claim still fails: with three seeds the interval reaches below the asked 0.05. What is
+# sure is that sixteen times the batch does not ask for four times the rate here. One more batch size, here and now:
 
 # %% ftlab="play"
 def another_batch(report):
