@@ -2,7 +2,7 @@
 
 from ftlab.world.corrupt import CORRUPTIONS, corrupt, retell
 from ftlab.world.families import CONSTRAINED, FAMILIES, Task, explain, make, score, write_instruction
-from ftlab.world.mix import FORMS, other_ending, pretraining_mix, question_series, retold_series
+from ftlab.world.mix import FORMS, other_ending, pretraining_mix, question_series, repeated_series, retold_series
 from ftlab.world.oracle import met
 from ftlab.world.preference import (
     Pair,
@@ -33,6 +33,7 @@ __all__ = [
     "preference_probability",
     "pretraining_mix",
     "question_series",
+    "repeated_series",
     "retell",
     "retold_series",
     "score",

@@ -5,22 +5,46 @@ import dataclasses
 import torch
 
 from ftlab.model import ModelConfig, Transformer, load
+from ftlab.model.transformer import rotate
 from ftlab.text.batching import IGNORE
 from ftlab.train import bases
 from ftlab.world import World, tasks
 
-TINY = bases.Recipe(32, 2, 4, 64, steps=6, first_steps=3, documents=60, stories=40)
+TINY = bases.Recipe(32, 2, 4, 64, steps=6, copy_steps=1, first_steps=3, documents=60, stories=40)
 SHAPE = ModelConfig(300, 32, 2, 4, 64)
 
 
-def test_attention_starts_by_copying():
+def test_values_come_back_as_a_part_of_what_is_looked_at():
     torch.manual_seed(0)
-    model = Transformer(SHAPE)
+    model = Transformer(dataclasses.replace(SHAPE, num_layers=3))
     bases.start_copying(model, gain=0.5)
-    for layer in model.layers:
-        product = layer.self_attn.o_proj.weight @ layer.self_attn.v_proj.weight
-        assert torch.allclose(product, 0.5 * torch.eye(32), atol=1e-5)
-        assert layer.self_attn.v_proj.weight.abs().max() < 0.9  # a rotation, not the identity itself
+    attention = model.layers[2].self_attn
+    assert torch.allclose(attention.o_proj.weight @ attention.v_proj.weight, 0.5 * torch.eye(32), atol=1e-5)
+    assert attention.v_proj.weight.abs().max() < 0.9  # a rotation, not the identity itself
+
+
+@torch.no_grad()
+def _attention(model, ids, layer):
+    """Weights (H, T, T) of a layer's heads on one row of ids."""
+    x, cos, sin = model.embed_tokens(ids), model.cos[: ids.shape[1]], model.sin[: ids.shape[1]]
+    for block in model.layers[:layer]:
+        x = block(x, cos, sin, None, True)
+    attention, x = model.layers[layer].self_attn, model.layers[layer].input_layernorm(x)
+    q, k = (rotate(attention.split(proj(x)), cos, sin) for proj in (attention.q_proj, attention.k_proj))
+    scores = (q @ k.mT)[0] / attention.head_size**0.5
+    return scores.masked_fill(torch.ones_like(scores[0]).triu(1).bool(), -torch.inf).softmax(-1)
+
+
+def test_attention_leans_towards_induction_heads():
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(300, 128, 3, 4, 344, rope_theta=bases.ROPE_THETA))
+    bases.start_copying(model)
+    once = torch.randint(300, (100,))
+    ids = torch.cat([once, once])[None]
+    back = _attention(model, ids, 0)
+    assert back[0].diagonal(-1).mean() > 0.7 and back[1].diagonal(-2).mean() > 0.7
+    lean = 150 * _attention(model, ids, 1)[:, 100:].diagonal(1, 1, 2).mean(1)  # to behind the first time; by chance: 1
+    assert lean[0] > 1.1 and lean[1] > 1.5 and lean[2:].max() < 1.1
 
 
 class _Numbered:
@@ -36,13 +60,14 @@ class _Numbered:
 
 
 def test_the_plan_follows_the_weights_and_uses_each_source_from_its_start():
-    recipe = dataclasses.replace(bases.RECIPES["base-small"], first_steps=400)
+    recipe = dataclasses.replace(bases.RECIPES["base-small"], copy_steps=50, first_steps=450)
     names = {name for name, _ in (*recipe.first, *recipe.then)}
     plan = bases._Curriculum({name: _Numbered(name) for name in names}, recipe, 1000)
     again = bases._Curriculum({name: _Numbered(name) for name in names}, recipe, 1000)
     drawn = [plan(step) for step in range(1000)]
     assert drawn == [again(step) for step in range(1000)]
-    for phase, (start, end) in ((recipe.first, (0, 400)), (recipe.then, (400, 1000))):
+    assert {source for source, _ in drawn[:50]} == {"repeated"}
+    for phase, (start, end) in ((recipe.first, (50, 450)), (recipe.then, (450, 1000))):
         total = sum(weight for _, weight in phase)
         for name, weight in phase:
             share = sum(source == name for source, _ in drawn[start:end]) / (end - start)
@@ -53,7 +78,8 @@ def test_the_plan_follows_the_weights_and_uses_each_source_from_its_start():
 
 def test_the_loss_is_on_what_stands_behind_the_passage():
     world = World("rich")
-    texts = [*tasks.question_series(world, 20, 0), *tasks.retold_series(world, 20, 0)]
+    texts = [*tasks.question_series(world, 20, 0), *tasks.retold_series(world, 20, 0),
+             *tasks.repeated_series(world, 20, 0)]
     tokenizer = bases.Tokenizer.train([p + b for p, b in texts], 400, line_starts=True)
     for (passage, behind), (ids, labels) in zip(texts, bases._rows(texts, tokenizer), strict=True):
         assert tokenizer.decode(ids) == passage + behind

@@ -113,6 +113,26 @@ def test_retold_series_tell_the_same_story_with_the_other_ending(size):
         assert len(again[:start]) < 30
 
 
+def test_repeated_series_say_the_same_sentences_again(world):
+    told = set()
+    for before, again in tasks.repeated_series(world, 60, 3):
+        text = before.removesuffix("\n\n")
+        assert again.endswith(text) and len(again) - len(text) < 10
+        told.add(len(split_sentences(text)))
+    assert len(told) > 4 and 2 in told and max(told) <= 10
+
+
+def test_some_passages_only_tell_which_animal_is_whose(world):
+    pairs = 0
+    for story in world.sample(300, 8):
+        facts = story.facts
+        passage, roles = mix._passage(random.Random(facts.hero + facts.place), story)
+        if roles == ["kind", "helper_kind"] and len(split_sentences(passage)) == 2:
+            assert {facts.hero, facts.kind, facts.helper, facts.helper_kind} <= mix._words(passage)
+            pairs += 1
+    assert pairs > 15
+
+
 def test_other_ending_is_a_right_story_with_the_same_start(world):
     rng = random.Random(0)
     for size in ("rich", "small", "harbour"):
