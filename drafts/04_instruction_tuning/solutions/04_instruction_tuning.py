@@ -512,7 +512,7 @@ widgets.run_live_button("Train with SFTTrainer here", train_with_trl, note="a fe
 #
 # Brown et al. (2020): put a few answered examples in front of the question, and the model may go on in kind
 # (*in-context learning*). Nothing is stored, each call pays for the examples again, and the window sets the limit: two
-# stories with their questions fill it here. The rival is the *larger* base, with 2.7 times the parameters, in two
+# stories with their questions fill it here. The rival is the *larger* base, with about twice the parameters, in two
 # forms, and it may take the better.
 
 # %% ftlab="experiment"

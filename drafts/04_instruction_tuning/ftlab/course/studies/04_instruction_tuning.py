@@ -393,7 +393,7 @@ CLAIMS = [
     ),
     Claim(
         id="C16", kind="measured", lab=LAB,
-        statement="A fine-tuned small model beats one 2.7 times as large that was only pretrained and is shown "
+        statement="A fine-tuned small model beats one about twice as large that was only pretrained and is shown "
                   "answered examples in its prompt, although these examples help it.",
         metric="score of the tuned small model minus few-shot score of the larger, or few-shot minus zero-shot score "
                "of the larger, whichever is smaller; one-word families, the larger model's better form and number of "
