@@ -516,14 +516,14 @@ widgets.run_live_button("Train with SFTTrainer here", train_with_trl, note="a fe
 # forms, and it may take the better.
 
 # %% ftlab="experiment"
-larger, _ = load(measured.LARGER)
+larger, larger_tokenizer = load(measured.LARGER)
 short = held_out_tasks(world, profile.steps(12, 1), seed=14, families=measured.SHORT)
 pool = measured.examples(14, 20, measured.SHORT)
 print(measured.few_shot_prompt(short[0], pool[:1], "plain"), "\n")
 found = {}
 for form in ("alpaca", "plain"):
     for shots in (0, 1, measured.SHOTS):
-        scores = measured.few_shot_scores(larger, tokenizer, short, pool, shots, form)
+        scores = measured.few_shot_scores(larger, larger_tokenizer, short, pool, shots, form)
         found[f"{shots} examples, {form}"] = statistics.fmean(scores)
 found["small model, fine-tuned"] = instruction_score(model, tokenizer, short, max_new_tokens=16).mean
 plots.bars(found, percent=True, xlabel="mean score, one-word families",
