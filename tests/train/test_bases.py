@@ -5,7 +5,6 @@ import dataclasses
 import torch
 
 from ftlab.model import ModelConfig, Transformer, load
-from ftlab.model.transformer import rotate
 from ftlab.text.batching import IGNORE
 from ftlab.train import bases
 from ftlab.world import World, tasks
@@ -24,26 +23,15 @@ def test_values_come_back_as_a_part_of_what_is_looked_at():
 
 
 @torch.no_grad()
-def _attention(model, ids, layer):
-    """Weights (H, T, T) of a layer's heads on one row of ids."""
-    x, cos, sin = model.embed_tokens(ids), model.cos[: ids.shape[1]], model.sin[: ids.shape[1]]
-    for block in model.layers[:layer]:
-        x = block(x, cos, sin, None, True)
-    attention, x = model.layers[layer].self_attn, model.layers[layer].input_layernorm(x)
-    q, k = (rotate(attention.split(proj(x)), cos, sin) for proj in (attention.q_proj, attention.k_proj))
-    scores = (q @ k.mT)[0] / attention.head_size**0.5
-    return scores.masked_fill(torch.ones_like(scores[0]).triu(1).bool(), -torch.inf).softmax(-1)
-
-
 def test_attention_leans_towards_induction_heads():
     torch.manual_seed(0)
     model = Transformer(ModelConfig(300, 128, 3, 4, 344, rope_theta=bases.ROPE_THETA))
     bases.start_copying(model)
     once = torch.randint(300, (100,))
     ids = torch.cat([once, once])[None]
-    back = _attention(model, ids, 0)
+    back, second = (maps[0] for maps in model.attention_maps(ids)[:2])
     assert back[0].diagonal(-1).mean() > 0.7 and back[1].diagonal(-2).mean() > 0.7
-    lean = 150 * _attention(model, ids, 1)[:, 100:].diagonal(1, 1, 2).mean(1)  # to behind the first time; by chance: 1
+    lean = 150 * second[:, 100:].diagonal(1, 1, 2).mean(1)  # to behind the first time; by chance: 1
     assert lean[0] > 1.1 and lean[1] > 1.5 and lean[2:].max() < 1.1
 
 
