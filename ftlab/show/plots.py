@@ -492,7 +492,7 @@ def u_curve(series, xlabel="peak learning rate", ylabel="final loss (nats per to
     drawn as crosses at the top edge.
     """
     figure, axes = _figure(alt=f"{ylabel} against {xlabel}: {', '.join(map(str, series))}")
-    ends = []
+    ends, marked = [], []
     for i, (name, data) in enumerate(series.items()):
         xs, ys = list(data[0]), list(data[1])
         look = _style_of(i)
@@ -502,11 +502,14 @@ def u_curve(series, xlabel="peak learning rate", ylabel="final loss (nats per to
         if mark_best and ys:
             best = min(range(len(ys)), key=ys.__getitem__)
             axes.plot(xs[best], ys[best], marker="o", markersize=12, markerfacecolor="none", color=look["color"])
-            axes.annotate(_name(f"best {_log_tick(xs[best])}"), (xs[best], ys[best]), xytext=(0, -13),
-                          textcoords="offset points", ha="center", va="top", fontsize=8.5, color=look["color"],
-                          bbox=_BACK)
+            marked.append((ys[best], xs[best], look["color"]))
         if xs:
             ends.append((xs[-1], ys[-1], name, look["color"]))
+    for i, (y, x, color) in enumerate(sorted(marked)):
+        higher = sum(other == x for _, other, _ in sorted(marked)[:i])  # of several at one rate, the lowest is told below
+        axes.annotate(_name(f"best {_log_tick(x)}"), (x, y), xytext=(0, 12 * higher if higher else -13),
+                      textcoords="offset points", ha="center", va="bottom" if higher else "top", fontsize=8.5, color=color,
+                      bbox=_BACK)
     axes.set_xscale("log")
     _plain_log_ticks(axes.xaxis)
     axes.margins(y=0.18)

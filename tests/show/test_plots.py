@@ -137,6 +137,14 @@ def test_diverged_runs_and_best_rates_are_marked():
     assert "best 0.01" in texts(figure) and "diverged" in texts(figure)
 
 
+def test_labels_of_best_rates_at_one_place_do_not_overlap():
+    rates = [1e-3, 1e-2, 1e-1]
+    figure = plots.u_curve({"a": (rates, [2.0, 1.05, 1.5]), "b": (rates, [2.0, 1.0, 1.4])})
+    figure.canvas.draw()
+    one, other = (t.get_window_extent() for t in figure.axes[0].texts if t.get_text() == "best 0.01")
+    assert not one.overlaps(other)
+
+
 def test_heatmap_says_what_it_cut():
     assert "first 10 of 24 tokens" in texts(plots.heatmap(WEIGHTS, TOKENS, max_tokens=10))
 
