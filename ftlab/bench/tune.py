@@ -52,9 +52,9 @@ class Setting:
 
 
 def setting(quick=False):
-    """The recipe of the shipped assistant; quick: the small base, few examples, four steps."""
+    """The recipe of the shipped assistant; quick: few examples, four steps."""
     recipe = assistants.RECIPES[NAME]
-    model, tokenizer = load("base-small" if quick else recipe.base)
+    model, tokenizer = load(recipe.base)
     examples = assistants.training_tasks(World("rich"), 4 if quick else recipe.examples)
     batches = sft.make_batches(sft.make_rows(examples, tokenizer), tokenizer, 400 if quick else sft.TOKENS_PER_BATCH)
     steps = 4 if quick else recipe.epochs * batches.steps_per_epoch

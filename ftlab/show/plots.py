@@ -221,6 +221,7 @@ def _draw_losses(axes, histories, evals, smooth=None):
         axes.plot(list(steps), list(losses), color=look["color"], marker=look["marker"], linewidth=1)
         ends.append((steps[-1], losses[-1], f"{name}  {losses[-1]:.2f}", look["color"]))
         lowest.append(min(losses))
+        highest.append(losses[-1])  # a held-out loss that rises stays in the picture
     return ends, lowest, highest
 
 
@@ -259,7 +260,7 @@ def training(steps, losses, evals=None, shares=None, floor=None, floor_label="en
     _shares(below)
     below.set_ylim(-0.03, 1.05)
     below.set_title(_name(share_label), fontsize=9.5)
-    _titles(below, None, "step", "share of stories")
+    _titles(below, None, "step", "share")
     figure.draw_without_rendering()
     _end_labels(figure, axes, ends)
     if len(shares[0]):

@@ -109,6 +109,11 @@ def test_the_floor_is_drawn_and_named():
     assert "entropy" not in texts(plots.loss_curve({"a": (STEPS, LOSSES)}))
 
 
+def test_a_held_out_loss_that_rises_stays_in_the_picture():
+    figure = plots.loss_curve({"training": (STEPS, LOSSES)}, evals={"held out": ([100, 400], [1.4, 9.0])})
+    assert figure.axes[0].get_ylim()[1] > 9.0
+
+
 def test_smoothing_keeps_length_level_and_ends():
     values = [5.0] * 30
     assert plots._smooth(values, 9) == pytest.approx(values)

@@ -10,7 +10,7 @@ from ftlab.world import World, tasks
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setitem(assistants.RECIPES, "assistant-small", assistants.Recipe("base-small", 2))
+    monkeypatch.setitem(assistants.RECIPES, "assistant", assistants.Recipe("base-small", 2))
     monkeypatch.setattr(assistants, "machine_words", lambda: "a machine")
     monkeypatch.setattr(assistants, "ask", lambda model, tokenizer, asked: [task.response for task in asked])
 
@@ -18,9 +18,9 @@ def small(monkeypatch):
 def test_an_assistant_is_written_with_its_card_and_template(small, tmp_path, capsys):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    assistants.main(["assistant-small", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"), "--steps", "2"])
+    assistants.main(["assistant", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"), "--steps", "2"])
     assert "'steps': 2" in capsys.readouterr().out
-    folder = tmp_path / "out" / "assistant-small"
+    folder = tmp_path / "out" / "assistant"
     ours, tokenizer = hub.load(folder)
     theirs, hf = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert theirs.dtype == torch.float16 and hf.chat_template and tokenizer.vocab_size == ours.config.vocab_size
@@ -42,4 +42,4 @@ def test_training_tasks_are_of_training_combinations():
 def test_unknown_assistants_are_refused(capsys):
     with pytest.raises(SystemExit):
         assistants.main(["butler"])
-    assert "no assistant is called butler; choose from assistant, assistant-small" in capsys.readouterr().err
+    assert "no assistant is called butler; choose from assistant" in capsys.readouterr().err

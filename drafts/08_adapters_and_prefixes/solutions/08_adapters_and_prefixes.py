@@ -599,7 +599,7 @@ widgets.run_live_button("Teach both to classify", teach, note="two runs, about 4
 # Why? A prefix adds columns to the attention of each token. It can draw attention away from the text, and add a vector to
 # what a head reads, but it cannot change *how the text's own columns compare with each other* in that head: their scores
 # keep their ratios (Petrov et al. 2024 prove it). Only through the sums that it adds does it act on the layers above, and a
-# model of two layers has one of those. So it brings out what the base can do, and teaches little. An adapter has weights
+# model of three layers has two of those. So it brings out what the base can do, and teaches little. An adapter has weights
 # of its own behind every head.
 #
 # Write it down for yourself with one head and one prefix column of score $s$: the output is

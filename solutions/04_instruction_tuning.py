@@ -161,7 +161,8 @@ lab.probe("label_mask", [list(part) for part in masked_row([1, *probe_ids[:6]], 
 # %% [markdown]
 # Your two functions, one after the other, on a real example. Do you see what you expect? (`behind`: to this tokenizer a
 # word that begins a line is the same token as behind a space, and the completion alone does not know where it stands.
-# With a tokenizer that spelled such words letter by letter, the same base got 4 % of its answers right, not 50 %.)
+# With a tokenizer that spells such words letter by letter, a base that was trained alike got 4 % of its answers right,
+# not 50 %.)
 
 # %%
 def encoded(task):
@@ -410,7 +411,7 @@ widgets.run_live_button("Make an SFTTrainer and compare its rows", rows_of_trl, 
 # %% [markdown]
 # ## Predict, then fine-tune
 #
-# Every weight of the small base (0.53 million parameters) is tuned on instructions of all five families; no story of
+# Every weight of the small base (0.72 million parameters) is tuned on instructions of all five families; no story of
 # the evaluation occurs in training, nor does its combination of facts. Greedy answers are scored along the way.
 
 # %% ftlab="play"
@@ -585,9 +586,11 @@ plots.bars({"a head on the body": right, "the assistant says it": final.by_famil
 
 # %% ftlab="experiment"
 runs = lab.study("C18")
-plots.bars({f"loss on the {name}, seed {run['seed']}": run["data"][key]["score"] for run in runs
-            for name, key in (("response", "response"), ("whole row", "all"))}, percent=True,
-           xlabel="mean score, one-word families", title=f"{runs[0]['data']['response']['examples']} examples")
+response, everything = ([run["data"][key]["score"] for run in runs] for key in ("response", "all"))
+print(f"mean over {len(runs)} seeds: {statistics.fmean(response):.3f} with the loss on the response, "
+      f"{statistics.fmean(everything):.3f} with the loss on the whole row")
+plots.bars({f"seed {run['seed']}": run["value"] for run in runs}, xlabel="score, response minus whole row",
+           title=f"{runs[0]['data']['response']['examples']} examples, one-word families")
 
 # %% ftlab="result" claim="C18"
 lab.claim("C18", runs[0]["value"], **{name: runs[0]["data"][name]["score"] for name in ("response", "all")})
@@ -675,7 +678,7 @@ lab.predict("forgotten", "By how much will the loss on instructions about storie
             unit="nats per label")
 
 # %% ftlab="experiment"
-allowed = 0.1
+allowed = 0.25
 plot = widgets.LivePlot(metric="second", title="ships' logs")
 sailor, sea = measured.second_domain(
     0, model, tokenizer, lambda text: None, steps=profile.steps(measured.SECOND_STEPS, 4),
