@@ -217,12 +217,16 @@ class MemoryExplorer(_Explorer):
         top, height = max(needs.values()), 56 + row * len(needs)
         out = [f'<svg role="img" aria-label="memory of each method" viewBox="0 0 760 {height}" style="max-width:760px;'
                f'width:100%;display:block;font:11px sans-serif;fill:{style.INK_CSS}">', self._key(left)]
-        for name, size in self.cards.items():
-            if size < top:
-                x = left + size / top * (right - left - 70)
-                out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="24" y2="{height - 18}" style="stroke:{style.LINE_CSS};'
-                           f'stroke-dasharray:4 3"/><text x="{x:.1f}" y="{height - 5}" text-anchor="middle">'
-                           f"{style.escape(name)}</text>")
+        free = math.inf  # the largest card is named first; those whose names would lie on its name have a line only
+        for name, size in sorted(self.cards.items(), key=lambda card: -card[1]):
+            x = left + size / top * (right - left - 70)
+            if size >= top:
+                continue
+            out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="24" y2="{height - 18}" style="stroke:{style.LINE_CSS};'
+                       'stroke-dasharray:4 3"/>')
+            if x + 40 <= free:
+                free = x
+                out.append(f'<text x="{x:.1f}" y="{height - 5}" text-anchor="middle">{style.escape(name)}</text>')
         for i, (method, part) in enumerate(self.seen.items()):
             x, y = left, 28 + i * row
             out.append(f'<text x="{left - 8}" y="{y + 15}" text-anchor="end" style="font-weight:600">{method}</text>')

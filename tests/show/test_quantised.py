@@ -1,5 +1,7 @@
 """The quantiser to drag and the memory explorer: what their controls ask for, and what they draw of it."""
 
+import re
+
 import pytest
 
 from ftlab.errors import UsageError
@@ -92,3 +94,10 @@ def test_its_picture_has_a_bar_a_method(memory):
     picture = memory.picture()
     assert [tick.get_text() for tick in picture.axes[0].get_yticklabels()] == ["full", "qlora"]
     assert len(picture.png()) > 5000
+
+
+def test_names_of_cards_do_not_lie_on_each_other(memory):
+    memory.made["size"].value = 70
+    places = [float(x) for x in re.findall(r'<text x="([\d.]+)"[^>]*>\d+ GB<', memory.drawing.value)]
+    assert memory.drawing.value.count("<line") == 5 and places and sorted(places) == places[::-1]
+    assert all(left - right >= 40 for left, right in zip(places, places[1:]))
