@@ -386,10 +386,10 @@ def _grid_html(tokens, weights, head):
            "reads, each column a token read from; hover for the pair and its weight</div>",
            '<div class="ftatt"><div style="display:flex;align-items:flex-start"><span class="n"></span>',
            *(f'<span class="c">{name}</span>' for name in names), "</div>"]
-    for name, row in zip(names, weights, strict=True):
-        cells = "".join(
+    for i, (name, row) in enumerate(zip(names, weights, strict=True)):
+        cells = "".join(  # an earlier token has its number even where a sharp head gives it a weight of 0
             f'<i title="{name} reads {names[j]}: {weight:.3f}" style="background:'
-            f'{style.rgba(style.SHADE, (weight / top) ** 0.7)}"></i>' if weight > 0 else "<i></i>"
+            f'{style.rgba(style.SHADE, (weight / top) ** 0.7)}"></i>' if weight > 0 or j <= i else "<i></i>"
             for j, weight in enumerate(row))
         out.append(f'<div class="r"><span class="n">{name}</span>{cells}</div>')
     return "".join(out) + "</div>"

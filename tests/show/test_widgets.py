@@ -157,6 +157,12 @@ def test_attention_view_shows_the_chosen_head():
     assert "<s>" not in view.grid.value and "<s>" not in view.line.value
 
 
+def test_attention_view_tells_weights_of_zero_for_earlier_tokens_only():
+    view = widgets.attention_view(["<s>", "a", "b"], [[[[1, 0, 0], [0, 1, 0], [0, 0, 1]]]])
+    built(view)
+    assert 'title="a reads &lt;s&gt;: 0.000"' in view.grid.value and view.grid.value.count(" reads ") == 6
+
+
 def test_attention_view_moves_the_reader_without_redrawing_the_map():
     view = widgets.attention_view(["<s>", " a", " b"], MAPS)
     built(view)
