@@ -443,10 +443,9 @@ lab.claim("C35b", held["value"])
 # resident memory.
 
 # %% ftlab="experiment"
-size = profile.steps("54M", "tiny")
-shape = cost.MEASURED.get(size) or cost.Shape(2048, 128, 2, 4, 344)
+shape = cost.MEASURED["54M"]
 setting, live = {"batch": 2, "tokens": 256}, {}
-for method in ("full", "lora", "qlora"):
+for method in profile.steps(("full", "lora", "qlora"), ("lora",)):
     counted = cost.memory(shape, method, **setting)
     yours = peak_bytes(method, shape.linear, shape.other, counted.trainable, counted.activations + counted.logits)
     peak = cost.measure_peak(shape, method, **setting)

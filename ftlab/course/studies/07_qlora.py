@@ -334,6 +334,6 @@ CLAIMS = [
         id="M07", kind="exact", lab=LAB,
         statement="Quantisation is no cast: NF4's error is at least 100,000 times that of float64 to float32, and without "
                   "a scale 4 bits would lose all.",
-        metric="root mean square error, NF4 over the cast to float32", unit="times", at_least=1e5, measure=measure_cast,
+        metric="RMS error, NF4 over the cast to float32", unit="times", at_least=1e5, measure=measure_cast,
     ),
 ]
