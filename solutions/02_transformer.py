@@ -630,7 +630,8 @@ print(" ".join(pieces[i] for i in encode("Mira flew to Zürich 🦊")))
 # **The model.** Your transformer is written to a folder under Hugging Face's names;
 # `LlamaForCausalLM.from_pretrained` reads it, and both compute the logits of two rows of 64 random tokens.
 # Both compute in float64, so that a difference is one of formulas and not of rounding; it is taken relative to the
-# largest logit.
+# largest logit. `transformers` rounds its table of cos and sin to float32 all the same. So both get the exact angles, and
+# its table is held against the exact one by itself; the larger of the two differences is what you see.
 
 # %% ftlab="result" claim="C08"
 with tempfile.TemporaryDirectory() as folder:
