@@ -3,12 +3,14 @@
 Both start from the shipped base and see the same batches of the same instructions (all five families, training
 combinations, Alpaca's form, loss on the response), in float32. Two questions:
 
-1. Useful tokens (those with a label) per second, AdamW on both sides, and ours with Muon; runs take turns.
-2. Time until the mean score of greedy answers to held-out tasks is 0.90. Ours is the recipe of the shipped assistant
-   at five multiples of its rates; the peer is SFTTrainer with AdamW at five rates with the recipe's number of planned
-   steps and schedule, and the best of these with twice as many steps. Answers are judged by the same code after the
-   same numbers of steps, and that costs no time on either side. A run that is slower than the best of its kind so far
-   is stopped; a peer past five times our time is recorded as not there ("> 5").
+1. Useful tokens (those with a label) per second in the batches of the shipped assistant, AdamW on both sides, and ours
+   with Muon; runs take turns.
+2. Time until the mean score of greedy answers to held-out tasks is 0.80, in the plan of Lab 04's main run (at 0.90,
+   which we had asked for, neither side arrives with it: claims C15, C15b). Ours is that run at five multiples of its
+   rates; the peer is SFTTrainer with AdamW at five rates with the same number of planned steps and schedule, and the
+   best of these with twice as many steps. Answers are judged by the same code after the same numbers of steps, and
+   that costs no time on either side. A run that is slower than the best of its kind so far is stopped; a peer past
+   five times our time is recorded as not there ("> 5").
 
 The rows about LoRA are those of `ftlab.bench.lora`. The peer's settings are those of `ftlab bench train`.
 """
@@ -33,8 +35,9 @@ NAME = "assistant"
 OURS_FACTORS = (1.0, 0.5, 2.0, 0.7, 1.4)  # on both of the recipe's rates
 PEER_RATES = (2e-3, 1e-3, 4e-3, 5e-4, 8e-3)
 GIVE_UP = 5.0  # times our time
-TARGET = 0.9
+TARGET = 0.8
 JUDGED = 40  # held-out tasks of each family
+RACE = {"examples": 1500, "tokens": 2048, "steps": 400}  # Lab 04's main run; examples of each family
 
 
 @dataclasses.dataclass
@@ -51,22 +54,22 @@ class Setting:
         return _copy(self.start)
 
 
-def setting(quick=False):
-    """The recipe of the shipped assistant; quick: few examples, four steps."""
+def setting(quick=False, examples=None, tokens=sft.TOKENS_PER_BATCH, steps=None):
+    """The recipe of the shipped assistant, or another number of examples of each family; quick: few, and four steps."""
     recipe = assistants.RECIPES[NAME]
     model, tokenizer = load(recipe.base)
-    examples = assistants.training_tasks(World("rich"), 4 if quick else recipe.examples)
-    batches = sft.make_batches(sft.make_rows(examples, tokenizer), tokenizer, 400 if quick else sft.TOKENS_PER_BATCH)
-    steps = 4 if quick else recipe.epochs * batches.steps_per_epoch
-    return Setting(model, tokenizer, batches, sft.plan(steps))
+    made = assistants.training_tasks(World("rich"), 4 if quick else examples or recipe.examples)
+    batches = sft.make_batches(sft.make_rows(made, tokenizer), tokenizer, 400 if quick else tokens)
+    return Setting(model, tokenizer, batches,
+                   sft.plan(4 if quick else steps or recipe.epochs * batches.steps_per_epoch))
 
 
 def run(report=None, quick=False):
-    """All rows; some fifteen minutes on two cores."""
+    """All rows; some half an hour on two cores."""
     with quiet_peers(), tempfile.TemporaryDirectory() as scratch:
         common = setting(quick)
         rows = (speed(common, scratch, report, quick) + lora.speed(common, scratch, report, quick)
-                + time_to_score(common, scratch, report, quick))
+                + time_to_score(setting(quick, **RACE), scratch, report, quick))
     return {"machine": profile.machine(measure=not quick), "rows": rows}
 
 
@@ -83,7 +86,7 @@ def speed(common, scratch, report=None, quick=False):
 
 def time_to_score(common, scratch, report=None, quick=False):
     """One row: seconds of our best of five rates against SFTTrainer's best of five."""
-    target, every = (0.0, 2) if quick else (TARGET, 10)
+    target, every = (0.0, 2) if quick else (TARGET, 20)
     asked = held_out_tasks(World("rich"), 1 if quick else JUDGED, families=tasks.FAMILIES[:2 if quick else 5])
 
     def judge(model, step):

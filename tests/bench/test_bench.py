@@ -72,7 +72,7 @@ def test_tune():
     peer = "TRL SFTTrainer"
     for name in (f"tune, AdamW, against {peer}", f"tune, Muon, against {peer} with AdamW"):
         assert rows[name]["ratio"] > 0 and rows[name]["peer"] > 0
-    assert rows[f"time to instruction score 0.90, against {peer} with AdamW"]["ratio"] > 0
+    assert rows[f"time to instruction score 0.80, against {peer} with AdamW"]["ratio"] > 0
     for name in ("readable", "fast"):
         for peer in ("PEFT LoRA, plain loop", "PEFT LoRA in our model and loop", "TRL SFTTrainer with PEFT LoRA",
                      "our full fine-tuning"):

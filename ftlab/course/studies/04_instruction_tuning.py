@@ -10,6 +10,7 @@ import math
 import random
 import statistics
 
+from ftlab.course.studies import Once, rounded
 from ftlab.measure.claims import Claim
 
 LAB = "04_instruction_tuning"
@@ -104,23 +105,7 @@ def thin(history, points=60):
             "losses": [round(statistics.fmean(losses[i:i + size]), 4) for i in cuts]}
 
 
-def rounded(values):
-    """A dict, or a list of dicts, of numbers with four decimals."""
-    if isinstance(values, list):
-        return [rounded(v) for v in values]
-    return {name: round(v, 4) if isinstance(v, float) else v for name, v in values.items()}
-
-
-_kept = {}
-
-
-def once(name, seed, make):
-    """make(), once for a name and seed; what belongs to other seeds is dropped."""
-    for key in [key for key in _kept if key[1] != seed]:
-        del _kept[key]
-    if (name, seed) not in _kept:
-        _kept[name, seed] = make()
-    return _kept[name, seed]
+once = Once()
 
 
 # -- C15: the main run, and the same by SFTTrainer

@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 
+from ftlab.course.studies import Once
 from ftlab.measure.claims import Claim
 
 LAB = "06_lora"
@@ -59,16 +60,7 @@ def score(model, tokenizer, seed, families=SHORT, judged=None):
 
 # -- runs, each made once a seed
 
-_kept = {}
-
-
-def once(key, seed, make):
-    """make(), once for a key and seed; what belongs to other seeds is dropped."""
-    for old in [old for old in _kept if old[1] != seed]:
-        del _kept[old]
-    if (key, seed) not in _kept:
-        _kept[key, seed] = make()
-    return _kept[key, seed]
+once = Once()
 
 
 def prepared(seed, method, start=None, **config):
