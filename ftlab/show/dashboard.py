@@ -91,6 +91,7 @@ class AlignPlot(LivePlot):
 
     def _add(self, step, metrics):
         for name, value in metrics.items():
+            value = value.item() if hasattr(value, "item") else value  # of NumPy or torch
             if name != "step" and live._finite(value) and not isinstance(value, bool):
                 steps, values = self.series.setdefault(name, ([], []))
                 if steps[-1:] == [step]:  # an evaluation after the step's own metrics

@@ -9,9 +9,10 @@ from ftlab.align.ratings import pair_key
 from ftlab.show import style
 from ftlab.show.shown import Shown, boxed, guarded
 
-# key, action, the button's text, what it does
-ACTIONS = (("a", "left", "Left is better", "rates the left text as the better one"),
-           ("d", "right", "Right is better", "rates the right text as the better one"),
+# key, action, the button's text, what it does. The keys are none that JupyterLab takes for a command (a inserts a cell, d d
+# deletes one, r makes it raw): pressed with the focus beside the field, they do no harm.
+ACTIONS = (("q", "left", "Left is better", "rates the left text as the better one"),
+           ("p", "right", "Right is better", "rates the right text as the better one"),
            ("t", "tie", "Tie", "rates both as equally good"),
            ("s", "skip", "Skip", "rates nothing, and goes on"),
            ("u", "undo", "Undo", "takes the last rating back"))
@@ -96,6 +97,15 @@ class RatingView(Shown):
         self.told = True
         self.redraw()
 
+    def _slid(self, change):
+        """An arrow key on the slider, or a click beside its handle; the handle then goes back to the middle."""
+        if change["new"] == 0:
+            return
+        try:
+            self.act("left" if change["new"] < 0 else "right")
+        finally:
+            self.slider.value = 0
+
     def _typed(self, change):
         """A key in the field: only what was put in counts, and one key a time, since the next pair was not read yet."""
         keys = [KEYS[letter] for letter in inserted(change["old"], change["new"]).lower() if letter in KEYS]
@@ -115,9 +125,13 @@ class RatingView(Shown):
             button.on_click(guarded(self.status, lambda _, action=action: self.act(action)))
             self.buttons[action] = button
         self.field = w.Text(value="", description="keys", continuous_update=True,
-                            placeholder="click here, then press a, d, t, s or u", layout=w.Layout(width="360px"))
+                            placeholder="click here, then q, p, t, s or u", layout=w.Layout(width="320px"))
         self.field.observe(guarded(self.status, self._typed), names="value")
-        row = [w.HBox(list(self.buttons.values()), layout=w.Layout(flex_flow="row wrap")), self.field]
+        # Of ipywidgets' controls the slider alone keeps the arrow keys: from radio buttons and lists JupyterLab takes them.
+        self.slider = w.IntSlider(value=0, min=-1, max=1, description="arrows", readout=False,
+                                  layout=w.Layout(width="240px"))
+        self.slider.observe(guarded(self.status, self._slid), names="value")
+        row = [self.field, self.slider]
         if self.utility is not None:
             self.agree = w.Button(description="Agreement so far", tooltip="with the known utility",
                                   layout=w.Layout(width="auto"))
@@ -125,8 +139,9 @@ class RatingView(Shown):
             row.append(self.agree)
         self.since = self.clock()
         self.redraw()
-        return w.VBox([self.texts, w.HBox(row, layout=w.Layout(flex_flow="row wrap")), self.line, self.status],
-                      layout=w.Layout(max_width="900px"))
+        flow = w.Layout(flex_flow="row wrap")
+        return w.VBox([self.texts, w.HBox(list(self.buttons.values()), layout=flow), w.HBox(row, layout=flow), self.line,
+                       self.status], layout=w.Layout(max_width="900px"))
 
     def redraw(self):
         """Show the present pair and the counts."""
@@ -144,7 +159,7 @@ class RatingView(Shown):
         left, right = self.ratings.sides(self.pair)
         sides = "".join(
             f'<div style="flex:1 1 320px;min-width:0">{boxed(heading, style.escape(text), style.BLUE, "9em")}</div>'
-            for heading, text in (("left: key a", left), ("right: key d", right)))
+            for heading, text in (("left: key q, or ←", left), ("right: key p, or →", right)))
         return (boxed("prompt", style.escape(self.pair.prompt), style.LINE_CSS, "2em")
                 + f'<div style="display:flex;flex-wrap:wrap;gap:4px 20px">{sides}</div>')
 
@@ -160,9 +175,9 @@ class RatingView(Shown):
             share = f" ({style.percent(agreed / decided)})" if decided else ""
             lines.append(f'<div style="color:{style.INK_CSS};font-size:13px;line-height:1.6">You agree with the known '
                          f"utility on {agreed} of {decided} pairs that you both decide{share}.</div>")
-        lines.append(f"{faint}Keys, with the field “keys” in focus: {keys}. Or Tab to a button and press Space. Which text "
-                     f"stands left is drawn at random. Ratings are in <code>{style.escape(str(self.ratings.path))}</code>"
-                     f"{style.escape(mended)}.</div>")
+        lines.append(f"{faint}In the field “keys”: {keys}. On the slider “arrows”: ← left, → right. Or Tab to a button and "
+                     "press Space. Which text stands left is drawn at random. Ratings are in "
+                     f"<code>{style.escape(str(self.ratings.path))}</code>{style.escape(mended)}.</div>")
         return "".join(lines)
 
     def picture(self):

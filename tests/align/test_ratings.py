@@ -159,16 +159,48 @@ for number in range(10**6):
 """
 
 
+# Kills itself with half of the third line written.
+HALF = """
+import io, os, pathlib, signal, sys
+from ftlab.align.ratings import Ratings
+
+class Half(io.FileIO):
+    def write(self, data):
+        if len(ratings) == 2:
+            super().write(data[:len(data) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().write(data)
+
+pathlib.Path.open = lambda path, mode, buffering: Half(path, mode)
+ratings = Ratings(sys.argv[1])
+for number in range(5):
+    ratings.add(f"Prompt {number}", "a", "b", "left")
+    os.write(1, f"Prompt {number}\\n".encode())
+"""
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_half_a_line_by_sigkill_is_mended(tmp_path):
+    path = tmp_path / "ratings.jsonl"
+    done = subprocess.run([sys.executable, "-c", HALF, path], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL and done.stdout.split("\n") == ["Prompt 0", "Prompt 1", ""], done.stderr
+    assert path.read_bytes().count(b"\n") == 2 and not path.read_bytes().endswith(b"\n")
+    mended = Ratings(path)
+    assert [r["prompt"] for r in mended.records] == ["Prompt 0", "Prompt 1"] and "line 3 had been cut off" in mended.mended
+    mended.add("Prompt 2", "a", "b", "tie")
+    assert len(Ratings(path)) == 3 and Ratings(path).mended == ""
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_sigkill_while_writing_loses_nothing_acknowledged(tmp_path):
-    path, dice, known, torn = tmp_path / "ratings.jsonl", random.Random(), [], 0
-    root = pathlib.Path(__file__).resolve().parents[2]
+    path, dice, known = tmp_path / "ratings.jsonl", random.Random(), []
     for start in range(4):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, path, str(start)], stdout=subprocess.PIPE, text=True,
-                                  cwd=root)
+                                  cwd=ROOT)
         known.append(writer.stdout.readline().strip())
         time.sleep(dice.random() * 0.15)
-        if start % 2:  # in the middle of a line, for sure: the file grows while it is written
+        if start % 2:  # as early in a line as can be seen from here
             size, end = path.stat().st_size, time.monotonic() + 20
             while path.stat().st_size == size and time.monotonic() < end:
                 pass
@@ -176,10 +208,8 @@ def test_sigkill_while_writing_loses_nothing_acknowledged(tmp_path):
         known += writer.stdout.read().split("\n")[:-1]
         assert writer.wait() == -signal.SIGKILL
         writer.stdout.close()
-        torn += not path.read_bytes().endswith(b"\n")
         found = [" ".join(record["prompt"].split(" ", 2)[:2]) for record in Ratings(path).records]
         assert path.read_bytes().endswith(b"\n")
         assert set(known) <= set(found) and len(found) == len(set(found))
         # At most the rating that was being written is there without having been acknowledged.
         assert len(found) <= len(known) + start + 1
-    print(f"{torn} of 4 kills left half a line")

@@ -6,7 +6,9 @@ import math
 import re
 import types
 
+import numpy as np
 import pytest
+from show.test_live import Clock, Target, host
 
 from ftlab.show import live
 from ftlab.show.widgets import AlignPlot, Panel
@@ -14,23 +16,8 @@ from ftlab.show.widgets import AlignPlot, Panel
 METRICS = {"reward": 1.5, "kl": 4.0, "valid": 0.9, "length": 61.0, "entropy": 1.25}
 
 
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-class Target:
-    """Takes what a plot draws; drawing costs `cost` seconds of the clock."""
-
-    def __init__(self, clock, cost):
-        self.clock, self.cost, self.drawn, self.pictures = clock, cost, [], []
-
-    def html(self, text):
-        self.clock.now += self.cost
-        self.drawn.append((self.clock.now, text))
+class Final(Target):
+    """Keeps the captions under the pictures, too."""
 
     def picture(self, figure, caption):
         self.pictures.append((figure, caption))
@@ -40,8 +27,8 @@ class Target:
 def drawn(monkeypatch):
     def make(cost=0.001, **kwargs):
         clock = Clock()
-        target = Target(clock, cost)
-        monkeypatch.setattr(live, "_hosts", [types.SimpleNamespace(slot=lambda: target)])
+        target = Final(clock, cost)
+        monkeypatch.setattr(live, "_hosts", [host(target)])
         return AlignPlot(clock=clock, **kwargs), clock, target
 
     monkeypatch.delenv("FTLAB_HEADLESS", raising=False)
@@ -120,10 +107,16 @@ def test_the_end_leaves_a_picture_with_the_sample(drawn):
 def test_numbers_that_are_none_do_not_break_it(drawn):
     plot, clock, target = drawn()
     run(plot, clock, 4, metrics={"reward": math.nan, "kl": math.inf, "valid": None, "length": "long", "loss": True})
-    assert plot.series == {}
+    assert plot.series == {} and "reward" not in target.drawn[-1][1]
     assert target.pictures == []
     run(plot, clock, 4, metrics={"reward": 2.0})
     assert plot.series["reward"] == ([1, 2, 3, 4], [2.0] * 4) and len(target.pictures) == 1
+
+
+def test_numbers_of_numpy_are_numbers(drawn):
+    plot, clock, _ = drawn()
+    run(plot, clock, 2, metrics={"kl": np.float32(0.5), "length": np.array(3)})
+    assert plot.series == {"kl": ([1, 2], [0.5, 0.5]), "length": ([1, 2], [3, 3])}
 
 
 def test_a_resumed_run_shows_what_came_before(drawn):

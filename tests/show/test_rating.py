@@ -1,6 +1,7 @@
 """The widget to rate pairs without a browser: buttons, keys, undo, resuming, and what is told when."""
 
 import pytest
+from show.test_live import Clock
 
 from ftlab.align.preferences import read_preferences
 from ftlab.align.ratings import Ratings
@@ -8,14 +9,6 @@ from ftlab.show import rating, widgets
 from ftlab.world.preference import Pair
 
 PAIRS = [Pair(f"<Prompt> {i}", f"a good & long text {i}", f"bad {i}", 0.0 if i == 3 else 0.5) for i in range(5)]
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
@@ -46,16 +39,16 @@ def test_the_prompt_and_both_texts_are_shown_escaped(make):
     html = view.texts.value
     assert "&lt;Prompt&gt; 0" in html and "a good &amp; long text 0" in html and "bad 0" in html and "<Prompt>" not in html
     left, right = (text.replace("&", "&amp;") for text in view.ratings.sides(PAIRS[0]))
-    assert html.index("left: key a") < html.index(left) < html.index("right: key d") < html.index(right)
+    assert html.index("left: key q") < html.index(left) < html.index("right: key p") < html.index(right)
     assert "0 of 5 rated" in view.line.value and "r.jsonl" in view.line.value
-    assert "a: left, d: right, t: tie, s: skip, u: undo" in view.line.value
+    assert "q: left, p: right, t: tie, s: skip, u: undo" in view.line.value
 
 
 def test_buttons_and_keys_rate(make):
     view = make()
     view.buttons["left"].click()
     view.clock.now += 5
-    press(view, "dTxs")
+    press(view, "pTxs")
     assert [r["rating"] for r in view.ratings.records] == ["left", "right", "tie", "skip"]
     assert [r["seconds"] for r in view.ratings.records] == [5.0, 5.0, 5.0, 10.0]  # nothing happens at x
     for record, pair in zip(view.ratings.records, PAIRS, strict=False):
@@ -66,18 +59,19 @@ def test_buttons_and_keys_rate(make):
 
 def test_the_end_and_what_was_decided_are_read_back(make):
     view = make()
-    press(view, "adats")
+    press(view, "qpqts")
     assert view.pair is None and "All 5 pairs are rated" in view.texts.value
     assert view.buttons["left"].disabled and not view.buttons["undo"].disabled
-    press(view, "a")
-    assert len(view.ratings.records) == 5
+    press(view, "q")
+    view.slider.value = 1
+    assert len(view.ratings.records) == 5 and view.slider.value == 0
     assert read_preferences(view.ratings.path) == view.ratings.pairs()
     assert [p.prompt for p in view.ratings.pairs()] == [p.prompt for p in PAIRS[:3]]
 
 
 def test_undo_shows_the_last_pair_again(make):
     view = make()
-    press(view, "adu")
+    press(view, "qpu")
     assert view.pair == PAIRS[1] and "1 of 5 rated" in view.line.value and "Taken back" in view.line.value
     view.buttons["undo"].click()
     view.clock.now += 5
@@ -92,7 +86,7 @@ def test_undo_shows_the_last_pair_again(make):
 
 def test_a_restart_goes_on_where_one_stopped(make):
     first = make()
-    press(first, "ad")
+    press(first, "qp")
     second = make()
     assert second.pair == PAIRS[2] and "2 of 5 rated" in second.line.value
     press(second, "u")
@@ -105,12 +99,32 @@ def test_a_restart_goes_on_where_one_stopped(make):
 
 def test_a_held_key_and_a_double_click_are_one_rating(make):
     view = make()
-    press(view, "aaaaaaaa", after=0.03)
+    press(view, "qqqqqqqq", after=0.03)
     view.buttons["right"].click()
     assert len(view.ratings.records) == 1 and "too quick" in view.line.value
     view.clock.now += 1
-    view.field.value += "dd"  # both letters in one message: the second pair was not seen
+    view.field.value += "pp"  # both letters in one message: the second pair was not seen
     assert [r["rating"] for r in view.ratings.records] == ["left", "right"]
+
+
+def test_arrow_keys_on_the_slider_rate_and_it_goes_back_to_the_middle(make, monkeypatch):
+    view = make()
+    for value in (1, -1, 1):
+        view.slider.value = value
+        assert view.slider.value == 0
+        view.clock.now += 5
+    view.clock.now -= 5
+    view.slider.value = -1  # too quick
+    assert [r["rating"] for r in view.ratings.records] == ["right", "left", "right"] and view.slider.value == 0
+    view.clock.now += 5
+    monkeypatch.setattr(view.ratings, "add", lambda *a: 1 / 0)
+    view.slider.value = 1
+    assert view.slider.value == 0 and "ZeroDivisionError" in view.status.value
+
+
+def test_no_key_is_a_command_of_jupyterlab():
+    commands = set("abcdijkmrvxyz0123456")  # of a notebook in command mode, as JupyterLab 4 has them
+    assert not set(rating.KEYS) & commands
 
 
 @pytest.mark.parametrize(("old", "new", "letters"), [("", "a", "a"), ("ad", "adt", "t"), ("ad", "tad", "t"), ("ad", "a", ""),
@@ -121,7 +135,7 @@ def test_what_was_typed_is_found(old, new, letters):
 
 def test_deleting_from_the_field_does_nothing(make):
     view = make()
-    press(view, "ad")
+    press(view, "qp")
     view.field.value = ""
     assert len(view.ratings.records) == 2 and view.pair == PAIRS[2]
 
@@ -130,20 +144,20 @@ def test_agreement_is_told_on_demand_and_at_the_end_only(make):
     view = make()
     for choice in ("right", "wrong"):
         side = better(view)
-        press(view, {"left": "a", "right": "d"}[side] if choice == "right" else {"left": "d", "right": "a"}[side])
-        assert "agree" not in view.line.value.lower()
+        press(view, {"left": "q", "right": "p"}[side] if choice == "right" else {"left": "p", "right": "q"}[side])
+        assert "You agree" not in view.line.value
     view.agree.click()
     assert "on 1 of 2 pairs that you both decide (50 %)" in view.line.value
     press(view, "t")
     assert "You agree" not in view.line.value
-    press(view, "a")      # the utility knows no better one here: a tie by it
+    press(view, "q")      # the utility knows no better one here: a tie by it
     press(view, "s")
     assert "on 1 of 2 pairs" in view.line.value
 
 
 def test_a_function_is_a_utility_too_and_none_is_none(make):
     view = make(utility=len)
-    press(view, {"left": "a", "right": "d"}[better(view)])
+    press(view, {"left": "q", "right": "p"}[better(view)])
     assert view.agreement() == (1, 1)
     assert not hasattr(make(utility=None, name="other.jsonl"), "agree")
 
