@@ -36,7 +36,8 @@ def check_rating(source, where, row):
         raise UsageError(f"{source}: {where} is no rating (it has: {have}): each line must have the columns "
                          '"prompt", "a", "b" and "rating"')
     for column in _COLUMNS:
-        text_of(f'{source}: {where}, column "{column}"', row[column])
+        # A text may be empty: models write such, and people rate them.
+        text_of(f'{source}: {where}, column "{column}"', row[column], needed=column in ("prompt", "rating"))
     if row["rating"] not in (*CHOICES, UNDO):
         raise UsageError(f'{source}: {where}, column "rating": {row["rating"][:40]!r}: write one of '
                          f"{', '.join((*CHOICES, UNDO))}")
@@ -75,6 +76,8 @@ class Ratings:
 
     def __init__(self, path, seed=0):
         self.path, self.seed, self.mended = pathlib.Path(path), seed, ""
+        if self.path.suffix != ".jsonl":  # or `read_preferences` would not know what it is
+            raise UsageError(f"{self.path}: ratings are JSON lines: name the file something.jsonl")
         self.records = self._load()
         self.standing = standing(self.records)
 

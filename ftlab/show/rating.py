@@ -26,7 +26,8 @@ class RatingView(Shown):
     name = "pairs of texts to rate"
 
     def __init__(self, pairs, ratings, utility=None, clock=time.monotonic):
-        self.pairs = list({pair_key(p.prompt, p.chosen, p.rejected): p for p in pairs}.values())
+        # Once each; two texts that are the same leave nothing to rate.
+        self.pairs = list({pair_key(p.prompt, p.chosen, p.rejected): p for p in pairs if p.chosen != p.rejected}.values())
         self.ratings, self.utility, self.clock = ratings, utility, clock
         self.told, self.note, self.texts = False, "", None
         self._go_on()
@@ -157,11 +158,12 @@ class RatingView(Shown):
             return (f'<div style="color:{style.INK_CSS};font-size:15px;line-height:2;padding:16px 0">'
                     f"All {len(self.pairs)} pairs are rated. Thank you.</div>")
         left, right = self.ratings.sides(self.pair)
-        sides = "".join(
-            f'<div style="flex:1 1 320px;min-width:0">{boxed(heading, style.escape(text), style.BLUE, "9em")}</div>'
-            for heading, text in (("left: key q, or ←", left), ("right: key p, or →", right)))
+        sides = []
+        for heading, text in (("left: key q, or ←", left), ("right: key p, or →", right)):
+            said = boxed(heading, style.escape(text) or "<i>(nothing)</i>", style.BLUE, "9em")
+            sides.append(f'<div style="flex:1 1 320px;min-width:0">{said}</div>')
         return (boxed("prompt", style.escape(self.pair.prompt), style.LINE_CSS, "2em")
-                + f'<div style="display:flex;flex-wrap:wrap;gap:4px 20px">{sides}</div>')
+                + f'<div style="display:flex;flex-wrap:wrap;gap:4px 20px">{"".join(sides)}</div>')
 
     def caption(self):
         """Counts, keys, agreement where it is told, and where the ratings are."""

@@ -125,9 +125,17 @@ def test_another_file_is_refused_and_left_alone(tmp_path, content, what):
     assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_is_refused(tmp_path):
+def test_a_folder_and_another_kind_of_file_are_refused(tmp_path):
+    (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(UsageError, match="not a file"):
-        Ratings(tmp_path)
+        Ratings(tmp_path / "folder.jsonl")
+    with pytest.raises(UsageError, match="something.jsonl"):
+        Ratings(tmp_path / "ratings.csv")
+
+
+def test_an_empty_text_can_be_rated(journal):
+    journal.add("Prompt", "", "b", "right")
+    assert Ratings(journal.path).pairs() == [Pair("Prompt", "b", "")]
 
 
 def test_a_write_that_fails_leaves_no_half_line(journal, monkeypatch):

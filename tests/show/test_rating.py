@@ -165,7 +165,15 @@ def test_a_function_is_a_utility_too_and_none_is_none(make):
 def test_pairs_that_stand_twice_are_asked_once(make):
     view = make([*PAIRS, *PAIRS, Pair(PAIRS[0].prompt, PAIRS[0].rejected, PAIRS[0].chosen)])
     assert len(view.pairs) == 5
-    assert "All 0 pairs" in make([]).texts.value
+    assert "All 0 pairs" in make([]).texts.value and make([]).picture() is None
+    assert make([Pair("p", "same", "same")]).pairs == []
+
+
+def test_an_empty_text_is_shown_as_such(make):
+    view = make([Pair("p", "a", "")])
+    assert "(nothing)" in view.texts.value
+    press(view, "t")
+    assert view.pair is None and view.status.value == ""
 
 
 def test_what_cannot_be_written_is_said_and_the_pair_stays(make, monkeypatch):
