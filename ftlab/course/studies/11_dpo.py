@@ -13,7 +13,7 @@ from ftlab.course.studies import Once, rounded
 from ftlab.measure.claims import Claim
 
 LAB = "11_dpo"
-BETA, LR = 0.1, 3e-4
+BETA, LR = 0.1, 1e-3
 BETAS, KL_COEFS = (0.03, 0.1, 0.3, 1.0), (0.02, 0.05, 0.2)  # C57, C59
 RESAMPLES = 2000  # C58
 FOUR = 60  # M09: prompts to which the assistant writes four answers
