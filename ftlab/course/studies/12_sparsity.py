@@ -21,16 +21,18 @@ EXAMPLES, VALIDATION, JUDGED = 300, 60, 60  # of each family
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 HALF, HIGH = 0.5, 0.6
 LITTLE = 0.05  # nats per token
+# Two of the base's first four heads look at a fixed distance: 48 of 128 rows of these two matrices are exact zeros.
+LOOKING_BACK = ("layers.0.self_attn.q_proj", "layers.0.self_attn.k_proj")
 
-STEPS, TOKENS_PER_BATCH = 100, 2048  # C62
+STEPS, TOKENS_PER_BATCH = 80, 1024  # C62
 RANK, SCALE = 8, 2
-LORA_RATE, FULL_RATE = 1e-2, 2e-3
+LORA_RATE, FULL_RATE = 2e-2, 2e-3
 
 UPDATE_STEPS, UPDATE_RANK = 50, 1  # X12
-UPDATE_RATES = {"low rank": (1e-2, 2e-2, 4e-2), "sparse": (8e-3, 1.6e-2, 3.2e-2)}
+UPDATE_RATES = (1e-2, 2e-2, 4e-2)
 UPDATE_FULL_RATE = 4e-3  # of the run that shows which weights move
 
-PRETRAINING = 400  # C63, steps
+PRETRAINING = 300  # C63, steps
 PART = 0.01
 PRODUCTS = (1024, 256)  # M12: a square matrix and as many columns
 
@@ -64,6 +66,7 @@ def held_out_loss(model, seed):
     return sft.rows_loss(model, [(ids, ids) for ids in stories(seed, HELD_OUT, "held out", "test")], base()[1])
 
 
+@functools.lru_cache(maxsize=4)
 def examples(seed, per_family, split="train"):
     """Tasks with one-word answers, `per_family` of each family."""
     from ftlab.world import World, tasks
@@ -149,17 +152,20 @@ def measure_cliff(seed, report):
 
 def four_ways(seed):
     """{score, way of comparing: loss at HIGH}."""
-    from ftlab.tune import sparse
-
     return {"magnitude, whole matrix": loss_of(seed, "magnitude", HIGH), "wanda, row by row": loss_of(seed, "wanda", HIGH),
-            "magnitude, row by row": crossed(seed, lambda W, norms: sparse.row_mask(W.abs(), HIGH)),
-            "wanda, whole matrix": crossed(seed, lambda W, norms: sparse.magnitude_mask(sparse.wanda_score(W, norms), HIGH))}
+            "magnitude, row by row": crossed(seed, "magnitude", "row_mask"),
+            "wanda, whole matrix": crossed(seed, "wanda", "magnitude_mask")}
 
 
 def measure_wanda(seed, report):
+    """Beside the value the four ways, and once more with LOOKING_BACK left dense."""
     tell(report, "two scores, two ways to compare")
-    losses = four_ways(seed)
-    return {"value": losses["magnitude, whole matrix"] - losses["wanda, row by row"], "losses": rounded(losses)}
+    losses, spared = four_ways(seed), {}
+    for score in ("magnitude", "wanda"):
+        for where, masked in (("whole matrix", "magnitude_mask"), ("row by row", "row_mask")):
+            spared[f"{score}, {where}"] = crossed(seed, score, masked, LOOKING_BACK)
+    return {"value": losses["magnitude, whole matrix"] - losses["wanda, row by row"], "losses": rounded(losses),
+            "spared": rounded(spared)}
 
 
 def measure_score(seed, report):
@@ -167,16 +173,23 @@ def measure_score(seed, report):
     return {"value": losses["magnitude, whole matrix"] - losses["wanda, whole matrix"], "losses": rounded(losses)}
 
 
-def crossed(seed, mask):
-    """The held-out loss with mask(W, norms) on every layer."""
-    import copy
+def crossed(seed, score, masked, without=()):
+    """The held-out loss at HIGH with a score ("magnitude", "wanda") and a way to compare, a function of
+    `ftlab.tune.sparse` by name; the layers `without` stay dense. Made once a seed."""
+    def make():
+        import copy
 
-    from ftlab.tune import sparse
+        from ftlab.tune import sparse
 
-    model, norms = copy.deepcopy(base()[0]), calibrated(seed)
-    layers = sparse.prunable(model).items()
-    return held_out_loss(sparse.apply(model, {name: mask(layer.weight.detach(), norms[name]) for name, layer in layers}),
-                         seed)
+        model, norms, masks = copy.deepcopy(base()[0]), calibrated(seed), {}
+        for name, layer in sparse.prunable(model).items():
+            W = layer.weight.detach()
+            if name not in without:
+                masks[name] = getattr(sparse, masked)(W.abs() if score == "magnitude" else
+                                                      sparse.wanda_score(W, norms[name]), HIGH)
+        return held_out_loss(sparse.apply(model, masks), seed)
+
+    return once(("crossed", score, masked, without), seed, make)
 
 
 def measure_two_four(seed, report):
@@ -192,6 +205,7 @@ def measure_pattern(seed, report):
 
 # -- C62: tuned after pruning
 
+@functools.lru_cache(maxsize=1)
 def tuning_batches(seed):
     """Batches of what the base was pretrained on: the tuning teaches nothing new."""
     from ftlab.text.batching import RowBatches
@@ -377,7 +391,7 @@ def choose(seed, model, steps, report=None):
 
 
 def measure_updates(seed, report):
-    runs = {kind: [updates(seed, kind, lr, report=report) for lr in rates] for kind, rates in UPDATE_RATES.items()}
+    runs = {kind: [updates(seed, kind, lr, report=report) for lr in UPDATE_RATES] for kind in ("sparse", "low rank")}
     best = {kind: min(found, key=lambda one: one["loss"]) for kind, found in runs.items()}
     best["full"] = updates(seed, "full", UPDATE_FULL_RATE, report=report)
     tell(report, "judging")
@@ -506,7 +520,7 @@ CLAIMS = [
     Claim(
         id="C63", kind="report", lab=LAB,
         statement="Activations: exact zeros with squared relu; with SwiGLU the share below 1 % of the layer's largest.",
-        metric="share of exact zeros with squared relu, mean of the layers", measure=measure_activations,
+        metric="share of exact zeros with squared relu, mean of the layers", measure=measure_activations, seeds=1,
     ),
     Claim(
         id="X12", kind="measured", lab=LAB,
@@ -524,6 +538,6 @@ CLAIMS = [
         id="M12", kind="measured", lab=LAB,
         statement="Zeros alone make nothing faster: with half of the weights zero, a product in torch's sparse form takes "
                   "longer than the dense one.",
-        metric="time of a product, CSR at 50 % over dense", unit="times", at_least=1.0, measure=measure_speed,
+        metric="time of a product, CSR at 50 % over dense", unit="times", at_least=1.5, measure=measure_speed,
     ),
 ]
