@@ -9,7 +9,7 @@ from ftlab.show.lowrank import captioned, grid
 from ftlab.show.quantised import Explorer, dropdown, slider
 
 PLOT = (300, 150)  # pixels of the histogram and of the curve
-LEFT, BOTTOM = 34, 20  # of them for the axes' numbers
+LEFT, RIGHT, BOTTOM = 34, 20, 20  # of them for the axes' numbers
 
 
 class SparsityView(Explorer):
@@ -79,13 +79,13 @@ class SparsityView(Explorer):
         high = max(y for _, ys in self.curves.values() for y in ys)
 
         def place(x, y):
-            return (LEFT + x * (width - LEFT - 8),
+            return (LEFT + x * (width - LEFT - RIGHT),
                     height - BOTTOM - (y - low) / ((high - low) or 1) * (height - BOTTOM - 8))
 
         out = [_open("held-out loss against sparsity")]
         for value in (low, (low + high) / 2, high):
             y = place(0, value)[1]
-            out.append(f'<line x1="{LEFT}" x2="{width - 8}" y1="{y:.1f}" y2="{y:.1f}" style="stroke:{style.LINE_CSS}"/>'
+            out.append(f'<line x1="{LEFT}" x2="{width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" style="stroke:{style.LINE_CSS}"/>'
                        f'<text x="0" y="{y + 4:.1f}">{value:.2f}</text>')
         for share in (0, 0.5, 1):
             out.append(f'<text x="{place(share, low)[0]:.0f}" y="{height - 5}" text-anchor="middle">'

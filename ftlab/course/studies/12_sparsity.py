@@ -452,14 +452,14 @@ def product_times(seed=0, sparsity=HALF, repeats=15):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls its CSR tensors a beta
         csr = zeros.to_sparse_csr()
-    forms, seconds = {"dense": W, "zeros": zeros, "csr": csr}, {}
-    for name, matrix in forms.items():
-        taken = []
-        for _ in range(repeats + 1):
+    forms = {"dense": W, "zeros": zeros, "csr": csr}
+    taken = {name: [] for name in forms}
+    for _ in range(repeats + 1):  # in turn, so that whatever else the machine does falls on all of them
+        for name, matrix in forms.items():
             began = time.perf_counter()
             matrix @ x
-            taken.append(time.perf_counter() - began)
-        seconds[name] = statistics.median(taken[1:])
+            taken[name].append(time.perf_counter() - began)
+    seconds = {name: statistics.median(found[1:]) for name, found in taken.items()}
     parts = (csr.values(), csr.col_indices(), csr.crow_indices())
     return {"seconds": seconds, "bytes": {"dense": 4 * W.numel(), "zeros": 4 * W.numel(),
                                           "csr": sum(part.numel() * part.element_size() for part in parts)}}
@@ -479,6 +479,8 @@ CLAIMS = [
         id="C60", kind="measured", lab=LAB,
         statement="Half of the weights go at little loss: the smallest of each matrix, in one shot.",
         metric=f"rise of the {LOSS} at 50 %", unit="nats per token", at_most=LITTLE, measure=measure_half,
+        note="A model as small as this one, trained long, has little to spare: 40 % cost 0.03 nats, half 0.18, 60 % a whole one. "
+             "What it is used for stands longer: the assistant answers as well as before with half of its weights.",
     ),
     Claim(
         id="C60b", kind="report", lab=LAB,
@@ -489,6 +491,9 @@ CLAIMS = [
         id="C61", kind="measured", lab=LAB,
         statement="Wanda, as published, beats magnitude at a high sparsity (60 %).",
         metric=f"{LOSS}, magnitude minus Wanda", unit="nats per token", at_least=0.05, measure=measure_wanda,
+        note="Its score is the better one (C61d); comparing row by row costs more here. Two matrices of the first layer have 48 "
+             "of 128 rows of zeros, which go first over the whole matrix, and in no row for nothing. With these two left dense "
+             "Wanda is 0.18 ahead.",
     ),
     Claim(
         id="C61b", kind="measured", lab=LAB,
