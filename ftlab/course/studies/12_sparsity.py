@@ -274,21 +274,30 @@ def measure_zeros(seed, report):
 # -- X12b: the same as torch
 
 def different():
-    """{what: entries in which ours and torch's differ} for every matrix of the base."""
+    """{what: entries in which ours and torch's differ} for every matrix of the base; masks as `unlike` counts."""
     from ftlab.tune import sparse
 
     found = dict.fromkeys(("magnitude", "2:4", "packed values", "packed places"), 0)
     for layer in sparse.prunable(base()[0]).values():
         W = layer.weight.detach()
         for share in (0.3, 0.5, 0.9):
-            found["magnitude"] += int((sparse.magnitude_mask(W, share) != torch_magnitude(W, share)).sum())
+            found["magnitude"] += unlike(W.abs(), sparse.magnitude_mask(W, share), torch_magnitude(W, share), W.numel())
         mask = sparse.two_four_mask(W.abs())
-        found["2:4"] += int((mask != torch_two_four(W)).sum())
+        found["2:4"] += unlike(W.abs(), mask, torch_two_four(W), 4)
         values, places = sparse.pack_two_four((W * mask).half())
         their_values, their_places = torch_packed((W * mask).half())
         found["packed values"] += int((values != their_values).sum())
         found["packed places"] += int((places != their_places).sum())
     return found
+
+
+def unlike(score, mine, theirs, competing):
+    """Entries in which two masks differ, equals aside: of two entries with the same score either may go.
+
+    competing: how many entries, one after another, are compared with each other: a matrix, a row, or four.
+    """
+    kept = [(score * mask).view(-1, competing).sort(dim=1).values for mask in (mine, theirs)]
+    return int((kept[0] != kept[1]).sum())
 
 
 def torch_magnitude(W, share):
@@ -532,14 +541,16 @@ CLAIMS = [
         statement="At an equal number of parameters (1 %) a sparse update, at the entries that moved most in full fine-tuning, "
                   "comes within 2 points of LoRA or better, each at its own best of three rates.",
         metric="score on held-out tasks with one-word answers, sparse minus low rank", at_least=-0.02,
-        measure=measure_updates, version=2,
+        measure=measure_updates, version=2, seeds=8,
         note="Version 1 had rates of 0.01 to 0.04, and the highest was the best of both: sparse was behind by 0.42, 0.11 and "
-             "0.09. Version 2 has 0.04 to 0.16.",
+             "0.09. Version 2 has 0.04 to 0.16. The interval of its first three seeds was too wide to decide; five more were "
+             "run, and all count. Sparse was best at the highest of its rates.",
     ),
     Claim(
         id="X12b", kind="exact", lab=LAB,
         statement="Our masks and our packed 2:4 form equal torch's.",
-        metric="entries that differ, over all matrices of the base", at_most=0, measure=measure_same, seeds=1,
+        metric="entries that differ, over all matrices of the base, equal scores aside", at_most=0, measure=measure_same,
+        seeds=1,
     ),
     Claim(
         id="M12", kind="measured", lab=LAB,
