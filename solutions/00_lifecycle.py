@@ -260,61 +260,64 @@ lab.claim("X00", same["value"], differ=same["differ"])
 # %% [markdown]
 # ## Predict, then run
 #
-# One narrow task, asked again and again: **extract one fact from a story.** The base is to do it, in a form that it knows from
-# pretraining: a story, an arrow, the fact. It has no words for *which* fact; examples must say it. Three ways:
+# One narrow task, asked again and again: **find one fact of a story.** The base is to do it, untrained for the task or trained:
 #
-# - **Prompting:** the same worked examples in front of every question (in-context learning, Brown et al. 2020). Their keys and
-#   values can be cached.
-# - **Retrieval:** examples looked up for each question, those that share the most telling words with it (Lewis et al. 2020).
-#   Nothing to cache: they change with each call.
-# - **Fine-tuning:** a short tune on all the examples, by LoRA (Lab 06) and of every weight, and then a bare question.
+# - **Asked in words**, in a form that it knows from pretraining: the story, `Question: …`, `Answer:`.
+# - **Asked by examples** (in-context learning, Brown et al. 2020): a story, an arrow, the fact; then the story in question and
+#   an arrow. The same examples stand in front of every question, so their keys and values can be **cached**.
+# - **By examples that are looked up** for each question, those that share the most telling words with it (retrieval; Lewis et
+#   al. 2020). Nothing to cache: they change with each call.
+# - **By fine-tuning** on all the examples, a LoRA of rank 4 (Lab 06), which then gets the story and the arrow and nothing else.
 
 # %%
-pool, question = measured.extraction(0, measured.POOL), measured.extraction("look", 1, "test")[0]
-print(few_shot_prompt(question, Retriever(pool).find(question, 1), measured.FORM), f"        ({question.response}?)")
+ROLE = measured.ROLES[0]
+pool, [task] = measured.facts(0, ROLE, measured.POOL), measured.facts("look", ROLE, 1, "test")
+print(few_shot_prompt(task, [], "plain"), f"        ({task.response}?)\n\n{60 * '-'}\n")
+print(few_shot_prompt(task, Retriever(pool).find(task, 1), "arrow"), f"        ({task.response}?)")
 
 # %% ftlab="play"
-lab.predict("prompt", "The best prompt (or retrieval) finds what share of the facts, if LoRA finds nearly all?", percent=True)
+lab.predict("way", "Which way without training finds this fact most often?", kind="choice",
+            options=["asked in words", "1 example", "2 examples", "1 example, looked up"])
 
 # %% ftlab="play"
-lab.predict("calls", "From how many calls on is a LoRA cheaper that is stopped once it is as good as that prompt? (in seconds "
-            "on this machine, its own steps counted)", low=0, high=5000, unit="calls")
+lab.predict("calls", "A LoRA is stopped as soon as it is as good as the best of these. From how many calls on is it cheaper, "
+            "its tuning counted in seconds of this machine?", low=0, high=20000, unit="calls")
 
 # %% ftlab="experiment"
-plot = widgets.LivePlot(title="two short tunings")
-made = measured.compare(0, None, profile.steps(measured.ASKED, 6), profile.steps(measured.STEPS, 4), [plot])
-found, runs = made["ways"], made["tuned"]
-rival = measured.best_prompt(found)
-print(f"{'way':32} {'score':>6} {'read':>6} {'cached':>7} {'ms a call':>10}")
+plot = widgets.LivePlot(title=f"LoRA, rank {measured.RANK}")
+made = measured.compare(0, ROLE, None, profile.steps(measured.ASKED, 6), profile.steps(measured.STEPS, 4), [plot])
+found, rival = made["ways"], made["rival"]
+print(f"{'way':24} {'score':>6} {'read':>6} {'cached':>7} {'ms a call':>10}")
 for name, one in found.items():
-    print(f"{name:32} {one['score']:6.2f} {one['read']:6.0f} {one['reused']:7.0f} {1000 * one['seconds']:10.1f}"
-          + ("   <- the best prompt" if name == rival else ""))
+    print(f"{name:24} {one['score']:6.2f} {one['read']:6.0f} {one['reused']:7.0f} {1000 * one['seconds']:10.1f}"
+          + ("   <- the best without training" if name == rival else ""))
+print(f"You predicted: {lab.prediction('way') or 'nothing'}.")
 
 # %% [markdown]
 # **What to look at:**
 #
-# - What does the second example bring in score, and what in seconds? Is retrieval worth its price?
+# - What does an example bring beside words? What does the second bring in score, and what does it cost in seconds? Is looking
+#   up worth its price?
 # - What does the cache save? Of what does the rest of a call's time consist?
-# - Up front, how many seconds pass until a tuned model is as good as the best prompt?
+# - Below: how many seconds of tuning does it take to be as good as the best of them? Does the curve end there?
 
 # %% ftlab="experiment"
-plots.lines({name: ([seconds for _, seconds, _ in run["scores"]], [score for *_, score in run["scores"]])
-             for name, run in runs.items()}, "seconds of fine-tuning", "score on validation tasks", percent=True,
-            title="up front", hline=(found[rival]["score"], f"the best prompt: {rival}")).show()
-plots.prediction_vs_result(lab.prediction("prompt"), found[rival]["score"], label="score of the best prompt", percent=True)
+plots.lines({"LoRA": ([seconds for _, seconds, _ in made["scores"]], [score for *_, score in made["scores"]])},
+            "seconds of fine-tuning", "score on validation tasks", percent=True, title="the up-front cost", labels=False,
+            hline=(found[rival]["score"], f"the best without training: {rival}"))
 
 # %% ftlab="experiment"
-paid = {}
-for name, run in runs.items():
-    upfront = measured.reaching(run["scores"], found[rival]["score"])
-    paid[name] = None if upfront is None else break_even(upfront, found[rival]["seconds"], found[name]["seconds"])
-    print(f"{name}: " + ("never as good as the best prompt" if upfront is None else f"as good as the best prompt after "
-          f"{upfront:.1f} s; " + ("never cheaper" if paid[name] is None else f"cheaper from {paid[name]:,} calls on")))
-    gap = found[name]["score"] - found[rival]["score"]
-    print(f"   at the end {run['scores'][-1][1]:.1f} s, score {found[name]['score']:.2f}: "
-          + (f"no prompt reaches it (the best lacks {gap:.2f})" if gap > measured.TOLERANCE else "a prompt reaches it"))
-if paid["LoRA"] is not None:
-    plots.prediction_vs_result(lab.prediction("calls"), paid["LoRA"], label="break-even of LoRA", unit="calls").show()
+paid = None
+if made["upfront"] is None:
+    print("this run was never as good as the best without training")
+else:
+    paid = break_even(made["upfront"], found[rival]["seconds"], found["LoRA"]["seconds"])
+    print(f"as good as the best without training after {made['upfront']:.1f} s; "
+          + ("never cheaper" if paid is None else f"cheaper from {paid:,} calls on"))
+print(f"at its end, after {made['scores'][-1][1]:.1f} s, LoRA scores {found['LoRA']['score']:.2f}: "
+      + (f"no prompt reaches it, the best lacks {made['gap']:.2f}" if made["gap"] > measured.TOLERANCE else "a prompt reaches it"))
+if paid is not None:
+    plots.prediction_vs_result(lab.prediction("calls"), paid, label="break-even of LoRA", unit="calls").show()
 
 # %% [markdown]
 # ### The calculator
@@ -329,7 +332,7 @@ if paid["LoRA"] is not None:
 
 # %% ftlab="play"
 seconds = calls.rates(load(measured.BASE)[0])
-two, one, bare = (found[name] for name in (measured.prompt_name(2), "1 example retrieved", "LoRA"))
+two, one, bare = (found[name] for name in ("2 examples", "1 example, looked up", "LoRA"))
 
 
 def costs(upfront, examples, retrieved, question, answer, read, cached, written):
@@ -344,7 +347,7 @@ def costs(upfront, examples, retrieved, question, answer, read, cached, written)
 
 
 widgets.cost_calculator(costs, {
-    "upfront": round(runs["LoRA"]["scores"][-1][1], 1), "examples": round(two["read"] - bare["read"]),
+    "upfront": round(made["scores"][-1][1], 1), "examples": round(two["read"] - bare["read"]),
     "retrieved": round(one["read"] - bare["read"]), "question": round(bare["read"]), "answer": round(bare["written"]),
     "read": round(1e6 * seconds["read"], 1), "cached": 0.0, "written": round(1e6 * seconds["written"], 1),
 }, "s", {"upfront": "fine-tuning, s", "examples": "examples in each prompt, tokens", "retrieved": "retrieved, tokens",
@@ -384,25 +387,28 @@ lab.claim("C01c", statistics.fmean(stages[name]["mean"] for name in measured.ALI
 # ### Prompting against fine-tuning
 
 # %% ftlab="result" claim="C02"
-for entry in lab.study("C02"):
-    data = entry["data"]
-    said = "; ".join(f"{name} from {one['calls']:,} calls on" if one["calls"] is not None else f"{name} never"
-                     for name, one in data["break_even"].items())
-    print(f"seed {entry['seed']}: best prompt: {data['rival']} ({data['ways'][data['rival']]['score']:.2f}); cheaper at its "
-          f"score: {said}; LoRA at its end scores {data['gap']:+.2f} beside it")
-lab.claim("C02", -1 if paid["LoRA"] is None else paid["LoRA"])
+for role in measured.ROLES:
+    for entry in lab.study("C02"):
+        one = entry["data"]["roles"][role]
+        print(f"{role}, seed {entry['seed']}: the best without training: {one['rival']}, "
+              f"{one['ways'][one['rival']]['score']:.2f}. LoRA is as good "
+              + ("never" if one["upfront"] is None else f"after {one['upfront']:.1f} s, and "
+                 + ("never cheaper" if one["calls"] is None else f"cheaper from {one['calls']:,} calls on"))
+              + (f"; at its end it is better by {one['gap']:.2f}: no prompt reaches it" if one["gap"] > measured.TOLERANCE
+                 else f"; at its end a prompt is as good ({one['gap']:+.2f})"))
+lab.claim("C02", -1 if paid is None else paid)
 
 # %% [markdown]
 # ## What people get wrong
 #
-# **"The more examples in the prompt, the better."** Means over the seeds of the study:
+# **"The more examples in the prompt, the better."** Mean scores over the seeds of the study, for each of the facts:
 
 # %%
-ways = [entry["data"]["ways"] for entry in lab.study("C02")]
-for name in ways[0] if ways else []:
-    if "cached" not in name:
-        print(f"{name:32} score {statistics.fmean(w[name]['score'] for w in ways):.2f}, tokens read "
-              f"{statistics.fmean(w[name]['read'] for w in ways):.0f}")
+for role in measured.ROLES:
+    seeds = [entry["data"]["roles"][role]["ways"] for entry in lab.study("C02")]
+    if seeds:
+        print(f"{role:8} " + " · ".join(f"{name} {statistics.fmean(ways[name]['score'] for ways in seeds):.2f}"
+                                        for name in seeds[0] if "cached" not in name))
 
 # %% [markdown]
 # **"float16 and bfloat16 are the same size, so it does not matter which."** One of them cannot hold a loss scaled by 65,536,

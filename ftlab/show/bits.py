@@ -6,13 +6,13 @@ It computes nothing: what bits mean comes from a callable. How it appears is sai
 from ftlab.show import style
 from ftlab.show.shown import Shown, guarded
 
-COLOURS = (style.VERMILLION, style.BLUE, style.GREEN)  # of the fields, in their order; named beside the colour
-LOOKS = ("danger", "info", "success")  # the button styles next to them
-ROLE = {"exponent": 1, "mantissa": 2}
+COLOURS = (style.VERMILLION, style.BLUE, style.GREEN, style.PURPLE)  # of the fields; their names stand beside them
+LOOKS = ("danger", "info", "success", "warning")  # the button styles next to them
+ROLE = {"sign": 0, "exponent": 1, "mantissa": 2}  # any other field is the last
 
 
 def _colour(name, looks=COLOURS):
-    return looks[ROLE.get(name, 1 if name == "code" else 0)]
+    return looks[ROLE.get(name, 3)]
 
 
 class BitFlipper(Shown):

@@ -8,7 +8,7 @@ from ftlab.show import style
 from ftlab.show.shown import Shown, guarded
 
 BOX, LEFT, RIGHT, TOP, BOTTOM = (760, 300), 70, 590, 18, 255
-POINTS = 60
+POINTS = 61
 
 
 class CostCalculator(Shown):
@@ -131,7 +131,9 @@ class CostCalculator(Shown):
 
         found = [(n, name) for name, n in self.seen["break_even"].items() if n]
         title = "; ".join(self.sentences()[:1]) or None
-        return plots.lines(self.curves(), "calls", f"total cost ({self.unit})", title=title, logx=True, logy=True,
+        some = {name: (calls[::4], totals[::4]) for name, (calls, totals) in self.curves().items()}
+        return plots.lines(some, "calls", f"total cost ({self.unit})", title=title, logx=True,
+                           logy=all(total > 0 for _, totals in some.values() for total in totals),
                            vline=(found[0][0], "break-even") if found else None)
 
 

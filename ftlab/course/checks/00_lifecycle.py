@@ -126,8 +126,8 @@ EXERCISES = [
             "Three kinds of tokens, three prices: read anew, read before (cached), written.",
             "Of the prompt's tokens, cached_tokens are paid at the cached price and only the others at the price for reading; "
             "and prices are per million.",
-            "return ((prompt_tokens - cached_tokens) * prices['read'] + cached_tokens * prices['cached'] + new_tokens * "
-            "prices['written']) / 1e6",
+            "Add up the three products and divide once: return ((prompt_tokens - cached_tokens) * prices['read'] + "
+            "cached_tokens * prices['cached'] + new_tokens * prices['written']) / 1e6",
         ),
         mistakes={
             "paid_twice": "You paid for the cached tokens twice: they are part of the prompt, so take them off what is read.",
@@ -147,7 +147,8 @@ EXERCISES = [
             "Each call saves the difference of the two costs. How many such savings make up for what was paid up front?",
             "That number need not be whole, and a call cannot be made in part: round up. And think of the case where a call "
             "saves nothing.",
-            "if cost_after >= cost_before: return None. Otherwise return math.ceil(upfront / (cost_before - cost_after)).",
+            "First the case in which it never pays: if cost_after >= cost_before: return None. Otherwise return "
+            "math.ceil(upfront / (cost_before - cost_after)).",
         ),
         mistakes={
             "rounded_down": "You rounded down: after that many calls the up-front cost is not yet earned back.",

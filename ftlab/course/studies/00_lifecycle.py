@@ -23,11 +23,11 @@ CHECKPOINTS = {  # the stages, in their order
 JUDGED = 30  # C01, C01c: held-out tasks of each of the five families
 SAMPLED = 200  # C01b: held-out "write" tasks, each answered once at temperature 1
 
-ROLE, FORM = "place", "arrow"  # C02: one fact to extract from a story, asked for by examples and not in words
+ROLES = ("ending", "helper", "colour")  # C02: one fact of a story each; the first gives the claim's value
 POOL, VALIDATION, ASKED = 300, 60, 100  # C02: training examples, tasks that say when to stop, tasks that are scored
-SHOTS, SIMILAR = (0, 1, 2), (1, 2)  # examples in the prompt, always the same; looked up for each call
-METHODS = {"LoRA": ("lora", 2e-2, {"r": 4, "lora_alpha": 8}), "full": ("full", 4e-3, {})}
-STEPS, EVERY, TOKENS_PER_BATCH = 50, 5, 2048
+SHOTS, SIMILAR = (1, 2), (1,)  # examples in the prompt, always the same; looked up for each call
+RANK, LORA_RATE, STEPS, EVERY, TOKENS_PER_BATCH = 4, 2e-2, 50, 5, 2048
+LORA, WORDS = "LoRA", "asked in words"
 TOLERANCE = 0.02  # scores that differ by no more are equal
 PATTERNS = 100_000  # X00: random bit patterns of float32
 
@@ -94,43 +94,51 @@ def measure_tax(seed, report):
             **{name: rounded(one) for name, one in found.items()}}
 
 
-# -- C02: prompting, retrieval and fine-tuning at one task
+# -- C02: prompting, retrieval and fine-tuning at one narrow task
+#
+# The base is asked for one fact of a story. Either in words ("Question: ..."), in a form that it knows from pretraining, or by
+# examples: a story, an arrow, the fact. The tuned model gets the story and the arrow alone. The assistant is no rival here:
+# it was tuned on these very families.
 
-def extraction(seed, count, split="train"):
-    """`count` tasks that ask for the one fact ROLE of a story."""
+def facts(seed, role, count, split="train"):
+    """`count` tasks that ask for the fact `role` of a story; "ending" is that of the family "classify"."""
     from ftlab.world import World, tasks
 
-    some = tasks.make(World("rich"), "extract", 12 * count, f"lifecycle {seed}", split)
-    return [task for task in some if ROLE in task.constraints][:count]
+    world, name = World("rich"), f"lifecycle {seed}"
+    if role == "ending":
+        return tasks.make(world, "classify", count, name, split)
+    return [task for task in tasks.make(world, "extract", 12 * count, name, split) if role in task.constraints][:count]
+
+
+def shortest(pool, k):
+    """The k shortest examples, with different answers while there are any."""
+    rows, found = sorted(pool, key=lambda task: len(task.input)), []
+    for task in rows:
+        if len(found) < k and task.response not in [other.response for other in found]:
+            found.append(task)
+    return found + [task for task in rows if task not in found][:k - len(found)]
 
 
 def ways(pool, model, tuned, tokenizer):
-    """{name of a way: (model, function of a task that gives the examples before it, CachedPrefix or None)}."""
+    """{name of a way: (model, function of a task that gives the examples before it, form, CachedPrefix or None)}."""
     from ftlab.measure.calls import CachedPrefix
     from ftlab.text.shots import Retriever, shown
 
-    library, short = Retriever(pool), sorted(pool, key=lambda task: len(task.input))
-    found = {}
+    library, found = Retriever(pool), {WORDS: (model, lambda task: (), "plain", None)}
     for k in SHOTS:
-        found[prompt_name(k)] = (model, lambda task, k=k: short[:k], None)
-        if k:
-            ids = tokenizer.encode("".join(shown(shot, FORM) for shot in short[:k]), bos=True)
-            found[f"{prompt_name(k)}, cached"] = (model, lambda task: (), CachedPrefix(model, ids))
+        same = shortest(pool, k)
+        ids = tokenizer.encode("".join(shown(shot, "arrow") for shot in same), bos=True)
+        found[many(k)] = (model, lambda task, same=same: same, "arrow", None)
+        found[f"{many(k)}, cached"] = (model, lambda task: (), "arrow", CachedPrefix(model, ids))
     for k in SIMILAR:
-        found[f"{many(k)} retrieved"] = (model, lambda task, k=k: library.find(task, k), None)
-    for name, made in tuned.items():
-        found[name] = (made["model"], lambda task: (), None)
+        found[f"{many(k)}, looked up"] = (model, lambda task, k=k: library.find(task, k), "arrow", None)
+    found[LORA] = (tuned, lambda task: (), "arrow", None)
     return found
 
 
 def many(k):
     """"1 example", "2 examples"."""
     return f"{k} example{'' if k == 1 else 's'}"
-
-
-def prompt_name(k):
-    """The name of prompting with k examples."""
-    return f"{many(k)} in the prompt" if k else "nothing but the question"
 
 
 def judge(way, tokenizer, tasks_):
@@ -144,11 +152,11 @@ def judge(way, tokenizer, tasks_):
     from ftlab.text.shots import few_shot_prompt
     from ftlab.world import tasks
 
-    model, examples, prefix = way
+    model, examples, form, prefix = way
     made, scores, lookup = [], [], []
     for task in tasks_:
         began = time.perf_counter()
-        prompt = few_shot_prompt(task, examples(task), FORM)
+        prompt = few_shot_prompt(task, examples(task), form)
         lookup.append(time.perf_counter() - began)
         made.append(calls.call(model, tokenizer, tokenizer.encode(prompt, bos=prefix is None), prefix=prefix))
         scores.append(tasks.score(task, made[-1].text))
@@ -156,57 +164,56 @@ def judge(way, tokenizer, tasks_):
     return found | {"score": statistics.fmean(scores), "seconds": found["seconds"] + statistics.median(lookup)}
 
 
-def tune(seed, name, report=None, steps=None, callbacks=()):
-    """{"model", "history", "scores": [(step, up-front seconds, score on validation tasks), ...]} of a way to tune; made
-    once a seed. The seconds are those of the steps alone."""
-    def make():
-        import torch
+def tune(seed, role, report=None, steps=None, callbacks=()):
+    """(model, [(step, up-front seconds, score on validation tasks), ...]) of a LoRA tuned for one fact. The seconds are those
+    of the steps alone."""
+    import torch
 
-        from ftlab.model import load
-        from ftlab.text.examples import Example
-        from ftlab.text.shots import asked as question
-        from ftlab.tune import attach, sft
+    from ftlab.model import load
+    from ftlab.text.examples import Example
+    from ftlab.text.shots import asked as question
+    from ftlab.tune import attach, sft
 
-        method, lr, config = METHODS[name]
-        model, tokenizer = load(BASE)
-        torch.manual_seed(seed)
-        model, some = attach(model, method, **config), extraction(f"validation {seed}", VALIDATION, "test")
-        rows = [Example(question(task, FORM), f" {task.response}", form="completion") for task in extraction(seed, POOL)]
+    model, tokenizer = load(BASE)
+    torch.manual_seed(seed)
+    model = attach(model, "lora", r=RANK, lora_alpha=2 * RANK)
+    validation = facts(f"validation {seed}", role, VALIDATION, "test")
+    rows = [Example(question(task, "arrow"), f" {task.response}", form="completion") for task in facts(seed, role, POOL)]
 
-        def evaluate(model, step):
-            if report:
-                report(f"{name}, step {step}")
-            return {"score": judge((model, lambda task: (), None), tokenizer, some)["score"]}
+    def evaluate(model, step):
+        if report:
+            report(f"{role}, step {step}")
+        return {"score": judge((model, lambda task: (), "arrow", None), tokenizer, validation)["score"]}
 
-        history = sft.tune(model, tokenizer, rows, steps=steps or STEPS, lr=lr, seed=seed, evaluate=evaluate,
-                           eval_every=EVERY, tokens_per_batch=TOKENS_PER_BATCH, callbacks=callbacks)
-        each = history.seconds / len(history.steps)
-        return {"model": model, "history": history, "scores": [(e["step"], e["step"] * each, e["score"])
-                                                                for e in history.evals]}
-
-    return once(("tune", name, steps), seed, make)
+    history = sft.tune(model, tokenizer, rows, steps=steps or STEPS, lr=LORA_RATE, seed=seed, evaluate=evaluate,
+                       eval_every=EVERY, tokens_per_batch=TOKENS_PER_BATCH, callbacks=callbacks)
+    each = history.seconds / len(history.steps)
+    return model, [(e["step"], e["step"] * each, e["score"]) for e in history.evals]
 
 
-def compare(seed, report=None, judged=ASKED, steps=None, callbacks=()):
-    """{way: what `judge` says of it}, and under "tuned" the runs; made once a seed."""
-    def make():
-        from ftlab.model import load
+def compare(seed, role, report=None, judged=ASKED, steps=None, callbacks=()):
+    """What every way brings and costs at one fact: {"ways": {name: what `judge` says}, "scores" (of the tuning), "rival",
+    "upfront" (seconds of tuning to the rival's score, None: not reached), "calls" (of the break-even there, None: never),
+    "gap" (score of the tuned model at its end, less the rival's)}."""
+    from ftlab.model import load
 
-        model, tokenizer = load(BASE)
-        tuned = {name: tune(seed, name, report, steps, callbacks) for name in METHODS}
-        some, found = extraction(f"held out {seed}", judged, "test"), {}
-        for name, way in ways(extraction(seed, POOL), model, tuned, tokenizer).items():
-            if report:
-                report(name)
-            found[name] = judge(way, tokenizer, some)
-        return {"ways": found, "tuned": tuned}
-
-    return once(("compare", judged, steps), seed, make)
+    model, tokenizer = load(BASE)
+    tuned, scores = tune(seed, role, report, steps, callbacks)
+    some, found = facts(f"held out {seed}", role, judged, "test"), {}
+    for name, way in ways(facts(seed, role, POOL), model, tuned, tokenizer).items():
+        if report:
+            report(f"{role}, {name}")
+        found[name] = judge(way, tokenizer, some)
+    rival = best_prompt(found)
+    upfront = reaching(scores, found[rival]["score"])
+    paid = None if upfront is None else calls_to_pay(upfront, found[rival]["seconds"], found[LORA]["seconds"])
+    return {"ways": found, "scores": scores, "rival": rival, "upfront": upfront, "calls": paid,
+            "gap": found[LORA]["score"] - found[rival]["score"]}
 
 
 def best_prompt(found):
-    """The name of the prompt (with or without retrieval) that scores best, of those the one whose call is quickest."""
-    rivals = [name for name in found if name not in METHODS]
+    """The way that scores best without training; of those that are as good the one whose call is quickest."""
+    rivals = [name for name in found if name != LORA]
     top = max(found[name]["score"] for name in rivals)
     return min((name for name in rivals if found[name]["score"] >= top - TOLERANCE), key=lambda name: found[name]["seconds"])
 
@@ -222,22 +229,14 @@ def calls_to_pay(upfront, before, after):
 
 
 def measure_break_even(seed, report):
-    """Calls at which LoRA, stopped once it is as good as the best prompt, is paid back; −1 where it never is."""
-    made = compare(seed, report)
-    found, runs = made["ways"], made["tuned"]
-    rival = best_prompt(found)
-    each = {}
-    for name in METHODS:
-        upfront = reaching(runs[name]["scores"], found[rival]["score"])
-        paid = None if upfront is None else calls_to_pay(upfront, found[rival]["seconds"], found[name]["seconds"])
-        each[name] = {"upfront": upfront, "calls": paid, "whole": calls_to_pay(
-            runs[name]["scores"][-1][1], found[rival]["seconds"], found[name]["seconds"])}
-    value = each["LoRA"]["calls"]
-    return {"value": -1 if value is None else value, "rival": rival, "break_even": rounded(each),
-            "gap": round(found["LoRA"]["score"] - found[rival]["score"], 4),
-            "ways": {name: {key: round(x, 5) for key, x in one.items()} for name, one in found.items()},
-            "scores": {name: [[step, round(s, 3), round(score, 4)] for step, s, score in run["scores"]]
-                       for name, run in runs.items()}}
+    """Calls at which LoRA, stopped once it is as good as the best prompt, is paid back (−1: never), at the first of ROLES."""
+    made = {role: compare(seed, role, report) for role in ROLES}
+    for one in made.values():  # seconds need more digits than `rounded` leaves
+        one["ways"] = {name: {key: float(f"{x:.4g}") for key, x in way.items()} for name, way in one["ways"].items()}
+        one["scores"] = [[step, round(s, 3), round(score, 4)] for step, s, score in one["scores"]]
+        one["gap"], one["upfront"] = round(one["gap"], 4), None if one["upfront"] is None else round(one["upfront"], 3)
+    paid = made[ROLES[0]]["calls"]
+    return {"value": -1 if paid is None else paid, "roles": made}
 
 
 # -- X00: number formats
@@ -280,7 +279,8 @@ CLAIMS = [
           metric=f"{SCORE}, mean over {' and '.join(ALIGNED)} minus {TUNED}", measure=measure_tax, seeds=5),
     Claim(id="C02", kind="report", lab=LAB,
           statement="Calls from which fine-tuning is cheaper than the best prompt, at a score equal to that prompt's.",
-          metric="calls at which the seconds of LoRA's steps are paid back by quicker calls (−1: never)", unit="calls",
+          metric=f"calls at which the seconds of LoRA's steps are paid back by quicker calls, for the {ROLES[0]} of a story "
+                 "(−1: never)", unit="calls",
           measure=measure_break_even, seeds=5),
     Claim(id="X00", kind="exact", lab=LAB,
           statement="The formula of a float gives the value that torch gives, for every pattern of bits.",

@@ -42,10 +42,14 @@ def bits(nb):
 
 
 def predictions(nb):
-    for cell in ('lab.predict("prompt"', 'lab.predict("calls"'):
-        nb.button("Commit", within=nb.output(cell)).click()
-        nb.wait_idle()
-        assert "You predicted" in nb.output_text(cell)
+    choice = nb.output('lab.predict("way"')
+    choice.get_by_text("2 examples", exact=True).click()
+    nb.button("Commit", within=choice).click()
+    nb.wait_idle()
+    assert "You predicted 2 examples" in choice.inner_text()
+    nb.button("Commit", within=nb.output('lab.predict("calls"')).click()
+    nb.wait_idle()
+    assert "You predicted" in nb.output_text('lab.predict("calls"')
 
 
 def costs(nb):
