@@ -21,7 +21,7 @@ import torch
 import ftlab
 from ftlab import doctor, profile
 from ftlab.course import checks, studies
-from ftlab.measure import calls, cost, formats
+from ftlab.measure import cost, formats
 from ftlab.model import load
 from ftlab.model.ask import ask
 from ftlab.show import machine, plots, widgets
@@ -287,9 +287,11 @@ lab.predict("calls", "A LoRA is stopped as soon as it is as good as the best of 
 plot = widgets.LivePlot(title=f"LoRA, rank {measured.RANK}")
 made = measured.compare(0, ROLE, None, profile.steps(measured.ASKED, 6), profile.steps(measured.STEPS, 4), [plot])
 found, rival = made["ways"], made["rival"]
-print(f"{'way':24} {'score':>6} {'read':>6} {'cached':>7} {'ms a call':>10}")
+print(f"{'':24} {'':6} {'tokens a call':^22} {'ms a call':^28}\n{'way':24} {'score':>6} {'read':>6} {'cached':>7} {'written':>8}"
+      f"{'by tokens':>10} {'look-up':>8} {'one call':>9}")
 for name, one in found.items():
-    print(f"{name:24} {one['score']:6.2f} {one['read']:6.0f} {one['reused']:7.0f} {1000 * one['seconds']:10.1f}"
+    print(f"{name:24} {one['score']:6.2f} {one['read']:6.0f} {one['reused']:7.0f} {one['written']:8.1f}{1000 * one['cost']:10.2f} "
+          f"{1000 * one['lookup']:8.2f} {1000 * one['seconds']:9.2f}"
           + ("   <- the best without training" if name == rival else ""))
 print(f"You predicted: {lab.prediction('way') or 'nothing'}.")
 
@@ -298,7 +300,7 @@ print(f"You predicted: {lab.prediction('way') or 'nothing'}.")
 #
 # - What does an example bring beside words? What does the second bring in score, and what does it cost in seconds? Is looking
 #   up worth its price?
-# - What does the cache save? Of what does the rest of a call's time consist?
+# - What does the cache save? A single call takes longer than its tokens: what else is in it, and who pays for that?
 # - Below: how many seconds of tuning does it take to be as good as the best of them? Does the curve end there?
 
 # %% ftlab="experiment"
@@ -311,7 +313,7 @@ paid = None
 if made["upfront"] is None:
     print("this run was never as good as the best without training")
 else:
-    paid = break_even(made["upfront"], found[rival]["seconds"], found["LoRA"]["seconds"])
+    paid = break_even(made["upfront"], found[rival]["cost"], found["LoRA"]["cost"])
     print(f"as good as the best without training after {made['upfront']:.1f} s; "
           + ("never cheaper" if paid is None else f"cheaper from {paid:,} calls on"))
 print(f"at its end, after {made['scores'][-1][1]:.1f} s, LoRA scores {found['LoRA']['score']:.2f}: "
@@ -331,16 +333,16 @@ if paid is not None:
 # - Which number would have to change for retrieval to be the cheapest?
 
 # %% ftlab="play"
-seconds = calls.rates(load(measured.BASE)[0])
+seconds = made["rates"]
 two, one, bare = (found[name] for name in ("2 examples", "1 example, looked up", "LoRA"))
 
 
-def costs(upfront, examples, retrieved, question, answer, read, cached, written):
+def costs(upfront, examples, retrieved, lookup, question, answer, read, cached, written):
     """Up-front cost and cost of a call of each way, by `cost_of_call`; break-evens by `break_even`."""
     prices = {"read": read, "cached": cached, "written": written}
     ways = {"prompting": (0.0, cost_of_call(examples + question, answer, prices)),
             "prompting, cached": (0.0, cost_of_call(examples + question, answer, prices, examples)),
-            "retrieval": (0.0, cost_of_call(retrieved + question, answer, prices)),
+            "retrieval": (0.0, cost_of_call(retrieved + question, answer, prices) + lookup),
             "fine-tuning": (upfront, cost_of_call(question, answer, prices))}
     return {"ways": ways, "tuned": "fine-tuning", "break_even": {
         name: break_even(upfront, each, ways["fine-tuning"][1]) for name, (_, each) in ways.items() if name != "fine-tuning"}}
@@ -348,10 +350,10 @@ def costs(upfront, examples, retrieved, question, answer, read, cached, written)
 
 widgets.cost_calculator(costs, {
     "upfront": round(made["scores"][-1][1], 1), "examples": round(two["read"] - bare["read"]),
-    "retrieved": round(one["read"] - bare["read"]), "question": round(bare["read"]), "answer": round(bare["written"]),
+    "retrieved": round(one["read"] - bare["read"]), "lookup": round(one["lookup"], 5), "question": round(bare["read"]), "answer": round(bare["written"]),
     "read": round(1e6 * seconds["read"], 1), "cached": 0.0, "written": round(1e6 * seconds["written"], 1),
 }, "s", {"upfront": "fine-tuning, s", "examples": "examples in each prompt, tokens", "retrieved": "retrieved, tokens",
-         "question": "question, tokens", "answer": "answer, tokens", "read": "a million tokens read, s",
+         "lookup": "looking up, s a call", "question": "question, tokens", "answer": "answer, tokens", "read": "a million tokens read, s",
          "cached": "a million tokens cached, s", "written": "a million tokens written, s"})
 
 # %% [markdown]
