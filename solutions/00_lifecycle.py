@@ -287,11 +287,11 @@ lab.predict("calls", "A LoRA is stopped as soon as it is as good as the best of 
 plot = widgets.LivePlot(title=f"LoRA, rank {measured.RANK}")
 made = measured.compare(0, ROLE, None, profile.steps(measured.ASKED, 6), profile.steps(measured.STEPS, 4), [plot])
 found, rival = made["ways"], made["rival"]
-print(f"{'':24} {'':6} {'tokens a call':^22} {'ms a call':^28}\n{'way':24} {'score':>6} {'read':>6} {'cached':>7} {'written':>8}"
-      f"{'by tokens':>10} {'look-up':>8} {'one call':>9}")
+print(f"{'':31} {'tokens a call':^22} {'ms a call':^28}")
+print(f"{'way':24} {'score':>6} {'read':>6} {'cached':>7} {'written':>8}{'by tokens':>10} {'look-up':>8} {'one call':>9}")
 for name, one in found.items():
-    print(f"{name:24} {one['score']:6.2f} {one['read']:6.0f} {one['reused']:7.0f} {one['written']:8.1f}{1000 * one['cost']:10.2f} "
-          f"{1000 * one['lookup']:8.2f} {1000 * one['seconds']:9.2f}"
+    print(f"{name:24} {one['score']:6.2f} {one['read']:6.0f} {one['reused']:7.0f} {one['written']:8.1f}"
+          f"{1000 * one['cost']:10.2f} {1000 * one['lookup']:8.2f} {1000 * one['seconds']:9.2f}"
           + ("   <- the best without training" if name == rival else ""))
 print(f"You predicted: {lab.prediction('way') or 'nothing'}.")
 
@@ -317,7 +317,8 @@ else:
     print(f"as good as the best without training after {made['upfront']:.1f} s; "
           + ("never cheaper" if paid is None else f"cheaper from {paid:,} calls on"))
 print(f"at its end, after {made['scores'][-1][1]:.1f} s, LoRA scores {found['LoRA']['score']:.2f}: "
-      + (f"no prompt reaches it, the best lacks {made['gap']:.2f}" if made["gap"] > measured.TOLERANCE else "a prompt reaches it"))
+      + (f"no prompt reaches it, the best lacks {made['gap']:.2f}" if made["gap"] > measured.TOLERANCE
+         else "a prompt reaches it"))
 if paid is not None:
     plots.prediction_vs_result(lab.prediction("calls"), paid, label="break-even of LoRA", unit="calls").show()
 
@@ -348,13 +349,17 @@ def costs(upfront, examples, retrieved, lookup, question, answer, read, cached, 
         name: break_even(upfront, each, ways["fine-tuning"][1]) for name, (_, each) in ways.items() if name != "fine-tuning"}}
 
 
-widgets.cost_calculator(costs, {
-    "upfront": round(made["scores"][-1][1], 1), "examples": round(two["read"] - bare["read"]),
-    "retrieved": round(one["read"] - bare["read"]), "lookup": round(one["lookup"], 5), "question": round(bare["read"]), "answer": round(bare["written"]),
-    "read": round(1e6 * seconds["read"], 1), "cached": 0.0, "written": round(1e6 * seconds["written"], 1),
-}, "s", {"upfront": "fine-tuning, s", "examples": "examples in each prompt, tokens", "retrieved": "retrieved, tokens",
-         "lookup": "looking up, s a call", "question": "question, tokens", "answer": "answer, tokens", "read": "a million tokens read, s",
-         "cached": "a million tokens cached, s", "written": "a million tokens written, s"})
+NUMBERS = {  # name: (what it is, its first value)
+    "upfront": ("fine-tuning, s", round(made["scores"][-1][1], 1)),
+    "examples": ("examples in each prompt, tokens", round(two["read"] - bare["read"])),
+    "retrieved": ("retrieved, tokens", round(one["read"] - bare["read"])),
+    "lookup": ("looking up, s a call", round(one["lookup"], 5)),
+    "question": ("question, tokens", round(bare["read"])), "answer": ("answer, tokens", round(bare["written"])),
+    "read": ("a million tokens read, s", round(1e6 * seconds["read"], 1)), "cached": ("a million tokens cached, s", 0.0),
+    "written": ("a million tokens written, s", round(1e6 * seconds["written"], 1)),
+}
+widgets.cost_calculator(costs, {name: value for name, (_, value) in NUMBERS.items()}, "s",
+                        {name: words for name, (words, _) in NUMBERS.items()})
 
 # %% [markdown]
 # ## What we measured
@@ -418,7 +423,8 @@ for role in measured.ROLES:
 
 # %%
 for value in (70000.0, 1.003, 1e-6):
-    print(value, {name: formats.look(formats.encode(value, name), name)["value"] for name in ("float32", "float16", "bfloat16")})
+    print(value, {name: formats.look(formats.encode(value, name), name)["value"]
+                  for name in ("float32", "float16", "bfloat16")})
 
 # %% [markdown]
 # **"Half the bits, twice the speed."** Only where the processor multiplies in that format. Look at the machine's card above:
