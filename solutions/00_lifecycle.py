@@ -87,7 +87,8 @@ widgets.side_by_side(measured.CHECKPOINTS, answer, list(some), judged)
 # The exponent says how large, the mantissa how exactly. bfloat16 keeps all of float32's exponent and little of its mantissa;
 # float16 does the opposite. int8 and NF4 keep a code and a *scale* that a row or a block of weights shares.
 #
-# The number below is a weight of the model above. Click a bit to flip it, write another number, choose another format.
+# The number below is a weight of the model above (which was kept in a file of float16: of its 32 bits the last ones are 0).
+# Click a bit to flip it, write another number, choose another format.
 # **What to look at:**
 #
 # - Flip the lowest bit of the exponent, then the highest. Flip the lowest bit of the mantissa. Which can you afford to lose?

@@ -134,7 +134,7 @@ class CostCalculator(Shown):
         some = {name: (calls[::4], totals[::4]) for name, (calls, totals) in self.curves().items()}
         return plots.lines(some, "calls", f"total cost ({self.unit})", title=title, logx=True,
                            logy=all(total > 0 for _, totals in some.values() for total in totals),
-                           vline=(found[0][0], "break-even") if found else None)
+                           vline=(found[0][0], "") if found else None)
 
 
 def _apart(places, gap=14):

@@ -24,9 +24,9 @@ JUDGED = 30  # C01, C01c: held-out tasks of each of the five families
 SAMPLED = 200  # C01b: held-out "write" tasks, each answered once at temperature 1
 
 ROLES = ("place", "ending", "colour")  # C02: one fact of a story each; the first gives the claim's value
-POOL, VALIDATION, ASKED = 300, 60, 100  # C02: training examples, tasks that say when to stop, tasks that are scored
+POOL, VALIDATION, ASKED = 300, 40, 100  # C02: training examples, tasks that say when to stop, tasks that are scored
 SHOTS, SIMILAR = (1, 2), (1,)  # examples in the prompt, always the same; looked up for each call
-RANK, LORA_RATE, STEPS, EVERY, TOKENS_PER_BATCH = 4, 2e-2, 50, 5, 2048
+RANK, LORA_RATE, STEPS, EVERY, TOKENS_PER_BATCH = 4, 2e-2, 50, 2, 2048
 LORA, WORDS = "LoRA", "asked in words"
 TOLERANCE = 0.02  # scores that differ by no more are equal
 PATTERNS = 100_000  # X00: random bit patterns of float32
@@ -168,8 +168,8 @@ def cost(one, rates):
 
 
 def tune(seed, role, report=None, steps=None, callbacks=()):
-    """(model, [(step, up-front seconds, score on validation tasks), ...]) of a LoRA tuned for one fact. The seconds are those
-    of the steps alone."""
+    """(model, [(step, up-front seconds, score on validation tasks), ...]) of a LoRA tuned for one fact, its start included.
+    The seconds are those of the steps alone."""
     import torch
 
     from ftlab.model import load
@@ -188,10 +188,11 @@ def tune(seed, role, report=None, steps=None, callbacks=()):
             report(f"{role}, step {step}")
         return {"score": judge((model, lambda task: (), "arrow", None), tokenizer, validation)["score"]}
 
+    start = evaluate(model, 0)["score"]
     history = sft.tune(model, tokenizer, rows, steps=steps or STEPS, lr=LORA_RATE, seed=seed, evaluate=evaluate,
                        eval_every=EVERY, tokens_per_batch=TOKENS_PER_BATCH, callbacks=callbacks)
     each = history.seconds / len(history.steps)
-    return model, [(e["step"], e["step"] * each, e["score"]) for e in history.evals]
+    return model, [(0, 0.0, start), *((e["step"], e["step"] * each, e["score"]) for e in history.evals)]
 
 
 def compare(seed, role, report=None, judged=ASKED, steps=None, callbacks=()):
