@@ -21,7 +21,7 @@ import torch
 import ftlab
 from ftlab import doctor, profile
 from ftlab.course import checks, studies
-from ftlab.measure import cost, formats
+from ftlab.measure import calls, cost, formats
 from ftlab.model import load
 from ftlab.model.ask import ask
 from ftlab.show import machine, plots, widgets
@@ -302,7 +302,15 @@ print(f"You predicted: {lab.prediction('way') or 'nothing'}.")
 # - What does an example bring beside words? What does the second bring in score, and what does it cost in seconds? Is looking
 #   up worth its price?
 # - What does the cache save? A single call takes longer than its tokens: what else is in it, and who pays for that?
-# - Below: how many seconds of tuning does it take to be as good as the best of them? Does the curve end there?
+# - Below: what does the base take the arrow to mean, although an example shows otherwise?
+# - And how many seconds of tuning does it take to be as good as the best of them? Does the curve end there?
+
+# %%
+small, small_tokenizer = load(measured.BASE)
+for task in measured.facts("held out 0", ROLE, 4, "test"):
+    ids = small_tokenizer.encode(few_shot_prompt(task, measured.shortest(pool, 1), "arrow"), bos=True)
+    print(f"after one example: {calls.call(small, small_tokenizer, ids).text!r}; the {ROLE} is {task.response!r}, the ending "
+          f"{task.facts.ending!r}, the {task.facts.object} {task.facts.colour!r}")
 
 # %% ftlab="experiment"
 plots.lines({"LoRA": ([seconds for _, seconds, _ in made["scores"]], [score for *_, score in made["scores"]])},
