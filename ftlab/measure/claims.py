@@ -27,6 +27,8 @@ class Claim:
     at_least, at_most: the bounds, margin included, fixed before the run. A report has none.
     measure: function of (seed, report) that returns dict(value=float, **data); `report(text)` shows progress.
         Where two things are compared, the value is their paired difference or ratio within the seed.
+    interval: function of all runs of a study (as `load_study` has them) -> (value, low, high), where the number belongs to
+        the seeds together, as a ratio of their spreads does; by default Student's t of the runs' values.
     seeds: how many seeds a study takes when not told. version: raise it when `measure` changes; older runs then go.
     """
 
@@ -42,6 +44,7 @@ class Claim:
     unit: str = ""
     note: str = ""
     version: int = 1
+    interval: Callable | None = None
 
     def __post_init__(self):
         bounded = self.at_least is not None or self.at_most is not None
@@ -100,11 +103,12 @@ def _t_two_sided(t, degrees):
     return math.sin(angle) * total
 
 
-def verdict(claim, values):
-    """dict(value, low, high, holds) of a claim from its runs' values; all None where nothing was measured."""
+def verdict(claim, runs):
+    """dict(value, low, high, holds) of a claim from its runs, or their values; all None where nothing was measured."""
+    values = [run["value"] if isinstance(run, dict) else run for run in runs]
     if not values:
         return {"value": None, "low": None, "high": None, "holds": None}
-    mean, low, high = t_interval(values)
+    mean, low, high = claim.interval(runs) if claim.interval and len(values) >= 3 else t_interval(values)
     if claim.kind == "exact":
         low, high = min(values), max(values)
         # The worst run is the exact claim's value: an identity must hold every time.
@@ -131,7 +135,7 @@ def ledger_row(claim, folder):
     """The claim as a line of the ledger, a JSON dict."""
     study = load_study(claim, folder)
     row = {"id": claim.id, "kind": claim.kind, "lab": claim.lab, "statement": claim.statement, "metric": claim.metric}
-    row |= verdict(claim, [run["value"] for run in study["runs"]])
+    row |= verdict(claim, study["runs"])
     return row | {"seeds": len(study["runs"]), "threshold": claim.threshold(), "direction": _direction(claim),
                   "unit": claim.unit, "note": claim.note}  # fmt: skip
 

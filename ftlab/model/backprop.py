@@ -28,8 +28,13 @@ LONGEST_DIRECT = 128  # tokens of a row up to which attention by plain products 
 def fits(model, batch):
     """Whether `loss` may stand for `model.loss`: the plain model on the CPU, every weight learning, or LoRA alone beside
     its layers; rows not packed."""
-    if (batch.positions is not None or batch.segments is not None or batch.input_ids.device.type != "cpu"
-            or not torch.is_grad_enabled() or any(p.dtype != torch.float32 for p in model.parameters())):
+    return batch.positions is None and batch.segments is None and serves(model, batch.input_ids)
+
+
+def serves(model, input_ids):
+    """Whether the chain rule written here is that of `model` on rows that are not packed."""
+    if (input_ids.device.type != "cpu" or not torch.is_grad_enabled()
+            or any(p.dtype != torch.float32 for p in model.parameters())):
         return False
     return is_low_rank(model) or is_plain(model) and all(p.requires_grad for p in model.parameters())
 
@@ -53,12 +58,27 @@ def is_low_rank(model):
 def loss(model, batch):
     """`model.loss(batch)` for a model and a batch that `fits` accepts."""
     model.config.check_length(batch.input_ids.shape[1])
-    weights = [model.embed_tokens.weight, model.lm_head.weight, model.norm.weight]
+    return _Loss.apply(model, batch, model.embed_tokens.weight, model.lm_head.weight, model.norm.weight,
+                       *_layer_weights(model))
+
+
+def hidden(model, input_ids):
+    """`model.hidden(input_ids)` (B, T, C), by the chain rule written here where it serves: what reward models, PPO and DPO
+    put their own losses on."""
+    if not serves(model, input_ids):
+        return model.hidden(input_ids)
+    model.config.check_length(input_ids.shape[1])
+    return _Hidden.apply(model, input_ids, model.embed_tokens.weight, model.norm.weight, *_layer_weights(model))
+
+
+def _layer_weights(model):
+    """Nine weights of each block, in the order in which `block` takes them."""
+    weights = []
     for layer in model.layers:
         a, m = layer.self_attn, layer.mlp
         weights += [layer.input_layernorm.weight, a.q_proj.weight, a.k_proj.weight, a.v_proj.weight, a.o_proj.weight,
                     layer.post_attention_layernorm.weight, m.gate_proj.weight, m.up_proj.weight, m.down_proj.weight]
-    return _Loss.apply(model, batch, *weights)
+    return weights
 
 
 class _Loss(torch.autograd.Function):
@@ -68,10 +88,7 @@ class _Loss(torch.autograd.Function):
     def forward(ctx, model, batch, embedding, head, weight, *layers):
         ids, config = batch.input_ids, model.config
         shape = Shape(config, *ids.shape, rotation(model, ids.shape[1]))
-        x, saved = embedding[ids.flatten()], []  # (N, C)
-        for i in range(0, len(layers), 9):
-            x, kept = block(x, layers[i:i + 9], shape)
-            saved.append(kept)
+        x, saved = blocks(embedding[ids.flatten()], layers, shape)  # (N, C)
         rows, targets = wanted(batch.labels, config.causal)
         hidden, scale = normalized(x[rows], shape.eps)  # (n, C), (n, 1)
         hidden_weighted = hidden * weight
@@ -98,15 +115,39 @@ class _Loss(torch.autograd.Function):
         d_weight = (d * hidden).sum(0)
         d = normalized_backward(d.mul_(weight), hidden, scale, None)
         dx = d.new_zeros(ids.numel(), d.shape[1]).index_copy_(0, rows, d)  # (N, C)
-        grads = []
-        for i in reversed(range(len(ctx.saved))):
-            dx, more = block_backward(dx, ctx.layers[9 * i:9 * i + 9], ctx.saved.pop(), ctx.shape, i > 0 or of_embedding)
-            grads = more + grads
+        dx, grads = blocks_backward(dx, ctx.layers, ctx.saved, ctx.shape, of_embedding)
         d_embedding = None
         if of_embedding:
             d_embedding = d_head if ctx.tied else dx.new_zeros(vocabulary, dx.shape[1])
             d_embedding.index_add_(0, ids.flatten(), dx)
         return None, None, d_embedding, None if ctx.tied else d_head, d_weight, *grads
+
+
+class _Hidden(torch.autograd.Function):
+    """Embedding, blocks and norm, forwards and backwards."""
+
+    @staticmethod
+    def forward(ctx, model, ids, embedding, weight, *layers):
+        shape = Shape(model.config, *ids.shape, rotation(model, ids.shape[1]))
+        x, saved = blocks(embedding[ids.flatten()], layers, shape)  # (N, C)
+        h, scale = normalized(x, shape.eps)
+        ctx.shape, ctx.saved, ctx.layers, ctx.ends = shape, saved, layers, (ids, h, scale, weight, len(embedding))
+        return (h * weight).view(*ids.shape, -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, d):
+        if ctx.ends is None:
+            raise RuntimeError("backward through the same states a second time: what it needs has been overwritten")
+        ids, h, scale, weight, vocabulary = ctx.ends
+        ctx.ends = None
+        d = d.reshape(h.shape)  # (N, C)
+        d_weight = (d * h).sum(0)
+        dx = normalized_backward(d * weight, h, scale, None)
+        of_embedding = ctx.needs_input_grad[2]
+        dx, grads = blocks_backward(dx, ctx.layers, ctx.saved, ctx.shape, of_embedding)
+        d_embedding = dx.new_zeros(vocabulary, dx.shape[1]).index_add_(0, ids.flatten(), dx) if of_embedding else None
+        return None, None, d_embedding, d_weight, *grads
 
 
 class Shape:
@@ -168,6 +209,24 @@ def side_by_side(weight, heads):
 def apart(weight, heads):
     """The way back of `side_by_side`."""
     return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+
+
+def blocks(x, layers, shape):
+    """What stands behind all blocks (N, C), and what each one's gradient needs."""
+    saved = []
+    for i in range(0, len(layers), 9):
+        x, kept = block(x, layers[i:i + 9], shape)
+        saved.append(kept)
+    return x, saved
+
+
+def blocks_backward(d, layers, saved, shape, at_input=True):
+    """Gradients before the first block (N, C; None where nobody asks) and at all weights, given d (N, C) behind the last."""
+    grads = []
+    for i in reversed(range(len(saved))):
+        d, more = block_backward(d, layers[9 * i:9 * i + 9], saved.pop(), shape, i > 0 or at_input)
+        grads = more + grads
+    return d, grads
 
 
 def block(x, weights, shape):

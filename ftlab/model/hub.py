@@ -9,7 +9,7 @@ from ftlab import files
 from ftlab.errors import UsageError
 from ftlab.model.transformer import ModelConfig, Transformer
 
-SHIPPED = ("base", "base-small", "base-masked", "assistant")
+SHIPPED = ("base", "base-small", "base-masked", "assistant", "aligned-ppo", "aligned-dpo")
 ASSETS = pathlib.Path(__file__).resolve().parent.parent / "assets"
 
 
@@ -103,10 +103,11 @@ def to_hf(model):
 
 
 def from_hf(theirs):
-    """A `LlamaForCausalLM` as our `Transformer` (weights copied to float32)."""
+    """A `LlamaForCausalLM` as our `Transformer` (weights copied to float32). The score of a `LlamaForSequenceClassification`
+    is left aside."""
     config = _config_from_dict(theirs.config.to_dict(), "the model")
     model = Transformer(config)
-    _fill(model, theirs.state_dict(), "the model")
+    _fill(model, {key: value for key, value in theirs.state_dict().items() if not key.startswith("score.")}, "the model")
     return model.eval()
 
 

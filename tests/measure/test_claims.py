@@ -47,6 +47,19 @@ def test_interval():
     assert t_interval([1.0]) == (1.0, None, None)
 
 
+def test_a_number_of_all_seeds_together_has_an_interval_of_its_own(tmp_path):
+    def widest(runs):
+        values = [run["value"] for run in runs]
+        return max(values), min(values), max(values)
+
+    made = claim(interval=widest, at_least=0.595)
+    run([made], tmp_path, seeds=2)
+    assert ledger_row(made, tmp_path)["holds"] is None  # too few seeds for a verdict
+    run([made], tmp_path, seeds=4)
+    row = ledger_row(made, tmp_path)
+    assert (row["value"], row["low"], row["high"], row["holds"]) == (0.63, 0.6, 0.63, True)
+
+
 def test_the_interval_covers_the_mean_about_as_often_as_it_says():
     random.seed(0)
     samples = [[random.gauss(3, 2) for _ in range(4)] for _ in range(2000)]

@@ -1,0 +1,108 @@
+"""The same by TRL's trainers: the one place that knows the arguments of DPOTrainer, RewardTrainer and RLOOTrainer.
+
+TRL has no PPO trainer any more; RLOO (Ahmadian et al. 2024) is its nearest relative: no value model, the baseline of an
+answer is the mean score of the other answers to the same prompt. All run in float32, without gradient checkpointing.
+"""
+
+import tempfile
+import time
+
+from ftlab.align import reward
+from ftlab.model.hub import from_hf, to_hf
+from ftlab.text.template import alpaca, alpaca_response
+from ftlab.text.tokenizer import BOS
+from ftlab.tune.with_trl import quiet
+
+
+def columns(pairs):
+    """Pairs in Alpaca's form as [{"prompt", "chosen", "rejected"}, …]; TRL appends the end token."""
+    return [{"prompt": BOS + alpaca(pair.prompt), "chosen": alpaca_response(pair.chosen),
+             "rejected": alpaca_response(pair.rejected)} for pair in pairs]
+
+
+def _settings(folder, steps, lr, batch_size, seed):
+    """What all three configs share."""
+    return dict(output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=lr,
+                lr_scheduler_type="linear", warmup_steps=max(1, steps // 10), weight_decay=0.0, max_grad_norm=1.0, seed=seed,
+                adam_beta2=0.95, use_cpu=True, bf16=False, fp16=False, gradient_checkpointing=False, logging_steps=1,
+                save_strategy="no", report_to="none", disable_tqdm=True)  # fmt: skip
+
+
+def _quietly(trainer):
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def dpo_trainer(model, tokenizer, pairs, steps, folder, beta=0.1, lr=3e-4, pairs_per_batch=32, seed=0, **changes):
+    """A `DPOTrainer` for a copy of our `model`, the reference log-probabilities computed beforehand."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    config = DPOConfig(**_settings(folder, steps, lr, pairs_per_batch, seed) | dict(
+        beta=beta, max_length=model.config.max_position_embeddings, precompute_ref_log_probs=True) | changes)
+    start = to_hf(model).to(model.lm_head.weight.dtype).train()
+    return _quietly(DPOTrainer(start, None, config, train_dataset=Dataset.from_list(columns(pairs)),
+                               processing_class=tokenizer.to_hf()))
+
+
+def dpo_with_trl(model, tokenizer, pairs, steps, **settings):
+    """(policy, {"losses", "seconds"}) of DPO by TRL."""
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        trainer = dpo_trainer(model, tokenizer, pairs, steps, folder, **settings)
+        began = time.perf_counter()
+        trainer.train()
+        return from_hf(trainer.model), _happened(trainer, began)
+
+
+def reward_trainer(model, tokenizer, pairs, steps, folder, lr=reward.LR, pairs_per_batch=reward.PAIRS_PER_BATCH, seed=0,
+                   **changes):
+    """A `RewardTrainer` that starts from the body of our `model` with a score of zero."""
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer
+
+    rows = [{"chosen": row["prompt"] + row["chosen"], "rejected": row["prompt"] + row["rejected"]} for row in columns(pairs)]
+    config = RewardConfig(**_settings(folder, steps, lr, pairs_per_batch, seed) | dict(
+        max_length=model.config.max_position_embeddings) | changes)
+    start = reward.to_hf(reward.RewardModel(model), tokenizer.pad_id).train()
+    return _quietly(RewardTrainer(start, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer.to_hf()))
+
+
+def reward_with_trl(model, tokenizer, pairs, steps, **settings):
+    """(RewardModel, {"losses", "seconds"}) of a reward model by TRL."""
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        trainer = reward_trainer(model, tokenizer, pairs, steps, folder, **settings)
+        began = time.perf_counter()
+        trainer.train()
+        return reward.from_hf(trainer.model), _happened(trainer, began)
+
+
+def rloo_with_trl(model, tokenizer, tasks_, score, steps, answers=64, per_prompt=4, beta=0.1, lr=3e-4, seed=0,
+                  max_new_tokens=140, callbacks=()):
+    """(policy, {"losses", "seconds", "rewards"}) of RLOO by TRL: `answers` a step, `per_prompt` to each prompt.
+
+    score(task, text) -> number is the reward.
+    """
+    from datasets import Dataset
+    from trl import RLOOConfig, RLOOTrainer
+
+    def scored(prompts, completions, place, **rest):
+        return [float(score(tasks_[i], text)) for i, text in zip(place, completions, strict=True)]
+
+    rows = [{"prompt": BOS + alpaca(task.instruction, task.input), "place": i} for i, task in enumerate(tasks_)]
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        config = RLOOConfig(**_settings(folder, steps, lr, answers, seed) | dict(
+            num_generations=per_prompt, max_completion_length=max_new_tokens, beta=beta, temperature=1.0))
+        trainer = _quietly(RLOOTrainer(to_hf(model).train(), scored, config, train_dataset=Dataset.from_list(rows),
+                                       processing_class=tokenizer.to_hf(), callbacks=list(callbacks)))
+        began = time.perf_counter()
+        trainer.train()
+        happened = _happened(trainer, began)
+        happened["rewards"] = [log["reward"] for log in trainer.state.log_history if "reward" in log]
+        return from_hf(trainer.model), happened
+
+
+def _happened(trainer, began):
+    return {"losses": [log["loss"] for log in trainer.state.log_history if "loss" in log],
+            "seconds": time.perf_counter() - began}
