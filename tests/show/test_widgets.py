@@ -323,9 +323,10 @@ COMMON = {
     "IntSlider": {"value", "min", "max", "description", "readout"}, "RadioButtons": {"options", "value"},
     "SelectionSlider": {"options", "value", "description"},
     "Text": {"value", "description", "placeholder", "continuous_update"},
+    "FloatText": {"value", "description", "continuous_update"},
     "Textarea": {"value", "placeholder", "rows", "continuous_update"}, "VBox": set(), "HBox": set(), "Output": set(),
     "Image": {"value", "format"}, "Dropdown": {"options", "value", "description"},
-    "Layout": {"width", "height", "margin", "min_width", "max_width", "flex", "flex_flow"},
+    "Layout": {"width", "height", "margin", "min_width", "max_width", "flex", "flex_flow", "padding"},
 }
 
 
