@@ -387,7 +387,7 @@ lab.claim("C01", stages[measured.TUNED]["mean"] - stages[measured.BASE]["mean"])
 
 # %% ftlab="result" claim="C01b"
 worth = {name: measured.utilities(0, name, None, profile.steps(60, 4)) for name in (measured.TUNED, *measured.ALIGNED)}
-plots.bars({name: one["mean"] for name, one in worth.items()}, "true utility of a story at temperature 1").show()
+plots.bars({name: one["mean"] for name, one in worth.items()}, "true utility of a sampled story").show()
 for name, one in worth.items():
     print(f"{name:13} true utility {one['mean']:6.2f}, {one['words']:.0f} words")
 lab.claim("C01b", min(worth[name]["mean"] for name in measured.ALIGNED) - worth[measured.TUNED]["mean"])

@@ -21,7 +21,7 @@ CHECKPOINTS = {  # the stages, in their order
 }
 
 JUDGED = 30  # C01, C01c: held-out tasks of each of the five families
-SAMPLED = 200  # C01b: held-out "write" tasks, each answered once at temperature 1
+SAMPLED = 200  # C01b: held-out "write" tasks, each answered once
 
 ROLES = ("place", "ending", "colour")  # C02: one fact of a story each; the first gives the claim's value
 POOL, VALIDATION, ASKED = 300, 40, 100  # C02: training examples, tasks that say when to stop, tasks that are scored
@@ -58,16 +58,18 @@ def instruction_scores(seed, name, report=None, per_family=JUDGED):
 
 
 def utilities(seed, name, report=None, count=SAMPLED):
-    """{"mean", "words"} of a checkpoint's answers to "write" tasks at temperature 1: their true utility and their length;
-    made once a seed."""
+    """{"mean", "words"} of a checkpoint's answers to "write" tasks, sampled: their true utility and their length; made once a
+    seed. The aligned models have the temperature at which the assistant's answers were compared built into them
+    (`ftlab.align.ppo.sharpened`), so the others are sampled at that one: all differ by what they learned alone."""
     def make():
+        from ftlab.align.annotators import TEMPERATURE
         from ftlab.model import load
         from ftlab.model.ask import ask
         from ftlab.world import World, tasks
 
         some, world = asked(seed, ("write",), count), World("rich")
         progress = (lambda done, of: report(f"{name}: {done} of {of} stories")) if report else None
-        answers = ask(*load(name), some, temperature=1.0, seed=seed, progress=progress)
+        answers = ask(*load(name), some, temperature=1.0 if name in ALIGNED else TEMPERATURE, seed=seed, progress=progress)
         found = [tasks.true_utility(text, world, task.constraints) for task, text in zip(some, answers, strict=True)]
         return {"mean": statistics.fmean(found), "words": statistics.fmean(len(text.split()) for text in answers)}
 
@@ -280,7 +282,7 @@ CLAIMS = [
           metric=f"{SCORE}, {TUNED} minus {BASE}", at_least=0.3, measure=measure_sft, seeds=5),
     Claim(id="C01b", kind="measured", lab=LAB,
           statement="Alignment with preferences, by PPO and by DPO, raises what the stories are worth to the annotators.",
-          metric=f"true utility of answers to {SAMPLED} held-out write tasks at temperature 1, the worse of "
+          metric=f"true utility of sampled answers to {SAMPLED} held-out write tasks, the worse of "
                  f"{' and '.join(ALIGNED)} minus {TUNED}", at_least=0.1, measure=measure_aligned, seeds=5),
     Claim(id="C01c", kind="report", lab=LAB, statement="What alignment with a preference for stories does to instructions.",
           metric=f"{SCORE}, mean over {' and '.join(ALIGNED)} minus {TUNED}", measure=measure_tax, seeds=5),

@@ -14,10 +14,10 @@ from ftlab.course.studies import Once, rounded
 from ftlab.measure.claims import Claim
 
 LAB = "10_rlhf"
-PAIRS, NOISE = 1500, 1.0  # comparisons that the annotators rank; temperature of their choices, in units of the utility
-FEW_PAIRS, NOISY = 150, 8.0  # C50
-PROMPTS, JUDGED = 1500, 200  # instructions that PPO answers; held-out ones that the result is judged on
-ITERATIONS, LONGER = 40, 60  # LONGER: of the runs that are to go wrong
+PAIRS, NOISE = 2000, 1.0  # comparisons that the annotators rank; temperature of their choices, in units of the utility
+FEW_PAIRS, NOISY = 200, 8.0  # C50
+PROMPTS, JUDGED = 1500, 150  # instructions that PPO answers; held-out ones that the result is judged on
+ITERATIONS, LONGER = 30, 60  # LONGER: of the runs that are to go wrong
 KL_COEF = 0.05
 LENGTH_BIAS = 3.0  # what ten more words are worth to the biased annotators
 PPO = {"iterations": ITERATIONS, "answers": 32, "minibatch": 32, "epochs": 2, "lr": 5e-4, "kl_coef": KL_COEF}
@@ -156,9 +156,14 @@ def measure_pairs(seed, report):
             "calibration": rounded([list(row) for row in said]), "seconds": full["seconds"]["reward model"]}
 
 
+def noisy(seed, report):
+    """The RewardModel of noisy annotators; made once a seed."""
+    return once("noisy", seed, lambda: reward_model(seed, report, noise=NOISY))
+
+
 def measure_noise(seed, report):
     """value: accuracy taught by the usual annotators minus that taught by noisy ones."""
-    by = {str(NOISE): main(seed, report)["accuracy"], str(NOISY): accuracy(reward_model(seed, report, noise=NOISY))}
+    by = {str(NOISE): main(seed, report)["accuracy"], str(NOISY): accuracy(noisy(seed, report))}
     return {"value": by[str(NOISE)] - by[str(NOISY)], "by_noise": rounded(by)}
 
 

@@ -14,7 +14,7 @@ from ftlab.measure.claims import Claim
 
 LAB = "11_dpo"
 BETA, LR = 0.1, 1e-3
-BETAS, KL_COEFS = (0.03, 0.1, 0.3, 1.0), (0.02, 0.05, 0.2)  # C57, C59
+BETAS, KL_COEFS = (0.03, 0.1, 0.5), (0.02, 0.05, 0.2)  # C57, C59
 RESAMPLES = 2000  # C58
 FOUR = 60  # M09: prompts to which the assistant writes four answers
 
@@ -197,7 +197,7 @@ def ratio_of_spreads(runs):
 def measure_label_noise(seed, report):
     """value: true utility that DPO loses when its pairs come from noisy annotators."""
     plain, ours = rlhf.main(seed, report), main(seed, report)
-    noisy_model = rlhf.reward_model(seed, report, noise=rlhf.NOISY)
+    noisy_model = rlhf.noisy(seed, report)
     by_ppo = rlhf.judged(rlhf.run_ppo(seed, noisy_model, report)[0], seed, noisy_model)
     policies = {"DPO, noisy": run_dpo(seed, report, noise=rlhf.NOISY)[0],
                 "DPO, noisy, smoothed": run_dpo(seed, report, noise=rlhf.NOISY, label_smoothing=0.3)[0]}
