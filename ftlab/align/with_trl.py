@@ -42,7 +42,8 @@ def dpo_trainer(model, tokenizer, pairs, steps, folder, beta=0.1, lr=3e-4, pairs
 
     config = DPOConfig(**_settings(folder, steps, lr, pairs_per_batch, seed) | dict(
         beta=beta, max_length=model.config.max_position_embeddings, precompute_ref_log_probs=True) | changes)
-    return _quietly(DPOTrainer(to_hf(model).train(), None, config, train_dataset=Dataset.from_list(columns(pairs)),
+    start = to_hf(model).to(model.lm_head.weight.dtype).train()
+    return _quietly(DPOTrainer(start, None, config, train_dataset=Dataset.from_list(columns(pairs)),
                                processing_class=tokenizer.to_hf()))
 
 
@@ -78,7 +79,7 @@ def reward_with_trl(model, tokenizer, pairs, steps, **settings):
 
 
 def rloo_with_trl(model, tokenizer, tasks_, score, steps, answers=64, per_prompt=4, beta=0.1, lr=3e-4, seed=0,
-                  max_new_tokens=110, callbacks=()):
+                  max_new_tokens=140, callbacks=()):
     """(policy, {"losses", "seconds", "rewards"}) of RLOO by TRL: `answers` a step, `per_prompt` to each prompt.
 
     score(task, text) -> number is the reward.

@@ -23,7 +23,7 @@ def shaken(model, seed=1):
     return moved
 
 
-def our_batch(policy, reference, tokenizer, pairs):
+def our_batch(reference, tokenizer, pairs):
     made = pair_rows(pairs, tokenizer)
     known = [logprobs_of(reference, rows, tokenizer) for rows in made]
     return PairBatches(*made, len(pairs), tokenizer, reference=known).batch(list(range(len(pairs))))
@@ -31,9 +31,10 @@ def our_batch(policy, reference, tokenizer, pairs):
 
 @pytest.mark.parametrize("kind, beta", [("sigmoid", 0.1), ("sigmoid", 0.7), ("ipo", 0.1)])
 def test_loss_and_gradients_are_those_of_trl(kind, beta, tokenizer, tiny, pairs, tmp_path):
-    reference = tiny()
+    """In float64: the sums over a hundred tokens round differently in float32."""
+    reference = tiny().double()
     policy = shaken(reference)
-    loss = our_dpo.pair_loss(beta, kind=kind)(policy, our_batch(policy, reference, tokenizer, pairs[:6]))
+    loss = our_dpo.pair_loss(beta, kind=kind)(policy, our_batch(reference, tokenizer, pairs[:6]))
     loss.backward()
     with quiet():
         trainer = with_trl.dpo_trainer(reference, tokenizer, pairs[:6], 1, tmp_path, beta=beta, pairs_per_batch=6,
@@ -42,6 +43,7 @@ def test_loss_and_gradients_are_those_of_trl(kind, beta, tokenizer, tiny, pairs,
         trainer.model.load_state_dict({f"model.{key}": value for key, value in policy.state_dict().items()
                                        if key != "lm_head.weight"}, strict=False)
         trainer.model.eval()
+        assert next(trainer.model.parameters()).dtype == torch.float64
         theirs = trainer.compute_loss(trainer.model, inputs)
         theirs.backward()
     assert loss.item() == pytest.approx(theirs.item(), abs=1e-5, rel=1e-5)
