@@ -228,7 +228,7 @@ plots.lines({f"λ = {lam:g}": (range(1, 13), gae(at_the_end, torch.zeros(1, 12),
 #
 # How large an advantage is depends on the scale of the reward model, which is nobody's choice. So all advantages of an
 # iteration are brought to mean 0 and standard deviation 1, over the *places of answers* only: then one learning rate fits every
-# reward, and about half of the tokens are made likelier, half less likely.
+# reward, and a batch of which all answers are bad still tells the better tokens from the worse.
 
 
 # %% ftlab="exercise" id="whiten"
@@ -369,7 +369,7 @@ lab.probe("overrate", [known.run_overrate(overrate, probe_worth, probe_pairs, "a
 # %%
 model, tokenizer = measured.start()
 some = measured.annotated(0, 40)[:8]
-with_trl_loss, folder = {}, tempfile.mkdtemp()
+folder = tempfile.mkdtemp()
 body = reward.RewardModel(model)
 torch.nn.init.normal_(body.score.weight, std=0.1)
 chosen, rejected = (torch.tensor(reward.rewards_of(body, rows, tokenizer)) for rows in pairs.pair_rows(some, tokenizer))
@@ -519,15 +519,16 @@ for text in attack:
     print(f"reward {reward_of(text):6.2f}   true utility {judge.utility(prompted, text):6.2f}   …{tail}")
 
 # %% [markdown]
-# If the attack got nowhere, that, too, is a finding: these words, behind this text, one by one. Try other words (whole
-# sentences are words, too), or another start. PPO searches over *all* texts, with a gradient.
+# Did the two part, and at which word? If the attack got nowhere, that is a finding as well, about these words, one at a time,
+# behind this text. Try others (a "word" may be a whole sentence), or another start. PPO searches over *all* texts.
 #
 # ### PPO
 #
-# Now optimise. The prompts ask for stories; the settings were fixed beforehand, on other seeds:
+# Now optimise. The prompts ask for stories. Policy and reference start as the assistant at the temperature at which its answers
+# were compared, so the reward model knows texts of this kind. The settings were fixed beforehand, on other seeds:
 
 # %%
-print(measured.PPO)
+print(f"start: {annotators.MODEL} at temperature {annotators.TEMPERATURE}; {measured.PPO}")
 
 # %% ftlab="play"
 lab.predict("utility", "By how much will PPO against the reward model raise the true utility of the assistant's answers?",
@@ -578,8 +579,8 @@ widgets.answers_view([task.instruction for task in shown], list(told),
                      [[verdict(task, *told[name][i]) for name in told] for i, task in enumerate(shown)])
 
 # %% [markdown]
-# What each token of an answer has paid: $\beta\,(\log \pi - \log \pi_\text{ref})$. **What to look at:** *where* the policy has
-# changed its mind. Most tokens of a story follow from the others; which do not?
+# Token by token, $\log \pi - \log \pi_\text{ref}$; times $\beta$ it is what a token has paid, and the sum is one sample of the
+# KL. **What to look at:** *where* the policy has changed its mind. Most tokens of a story follow from the others; which do not?
 
 # %% ftlab="play"
 rollout = ppo.collect(policy, tokenizer, shown[:1], judge.asked(shown[:1], tokenizer), ppo.PPOConfig(**SMALL), seed=1)
@@ -877,7 +878,7 @@ widgets.run_live_button("Train a reward model on my ratings", my_reward_model, n
 # - Stiennon et al. (2020), *Learning to Summarize from Human Feedback*: overoptimisation shown with people as the judges.
 # - Ouyang et al. (2022), *Training Language Models to Follow Instructions with Human Feedback*.
 # - Gao, Schulman, Hilton (2023), *Scaling Laws for Reward Model Overoptimization*.
-# - Skalse et al. (2022), *Defining and Characterizing Reward Hacking*: when can a proxy not be hacked at all? Hardly ever.
+# - Skalse et al. (2022), *Defining and Characterizing Reward Hacking*: over all policies, only a constant reward cannot be hacked.
 # - Ahmadian et al. (2024), *Back to Basics: Revisiting REINFORCE-Style Optimization for Learning from Human Feedback in LLMs*
 #   (RLOO); Shao et al. (2024), *DeepSeekMath* (GRPO).
 
