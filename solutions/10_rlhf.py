@@ -284,9 +284,7 @@ lab.check("policy_loss", policy_loss)
 generator = torch.Generator().manual_seed(lab.probe_seed("policy_loss"))
 probe_mask = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1]]).bool()
 probe_new, probe_old, probe_advantages = torch.randn(3, 2, 6, generator=generator) * probe_mask
-probe_found = known.run_policy_loss(policy_loss, probe_new / 2 - probe_mask, probe_old / 2 - probe_mask, probe_advantages,
-                                    probe_mask, 0.2)
-lab.probe("policy_loss", probe_found)
+lab.probe("policy_loss", known.run_policy_loss(policy_loss, probe_new / 2, probe_old / 2, probe_advantages, probe_mask, 0.2))
 
 # %%
 ratios = torch.linspace(0.4, 1.6, 61)
@@ -878,7 +876,7 @@ widgets.run_live_button("Train a reward model on my ratings", my_reward_model, n
 # - Stiennon et al. (2020), *Learning to Summarize from Human Feedback*: overoptimisation shown with people as the judges.
 # - Ouyang et al. (2022), *Training Language Models to Follow Instructions with Human Feedback*.
 # - Gao, Schulman, Hilton (2023), *Scaling Laws for Reward Model Overoptimization*.
-# - Skalse et al. (2022), *Defining and Characterizing Reward Hacking*: over all policies, only a constant reward cannot be hacked.
+# - Skalse et al. (2022), *Defining and Characterizing Reward Hacking*: over all policies, only a constant cannot be.
 # - Ahmadian et al. (2024), *Back to Basics: Revisiting REINFORCE-Style Optimization for Learning from Human Feedback in LLMs*
 #   (RLOO); Shao et al. (2024), *DeepSeekMath* (GRPO).
 

@@ -123,7 +123,7 @@ WRONG = {
         "minimum": VALUE.format(**RIGHT_VALUE | {"errors": RIGHT_VALUE["errors"].replace("maximum", "minimum")}),
         "no_clip": VALUE.format(**RIGHT_VALUE | {"errors": "(values - returns) ** 2"}),
         "only_clipped": VALUE.format(**RIGHT_VALUE | {"errors": "(near - returns) ** 2"}),
-        "about_returns": VALUE.format(**RIGHT_VALUE | {"near": "returns + torch.clamp(values - returns, -clip, clip)"}),
+        "backwards": VALUE.format(**RIGHT_VALUE | {"near": "old_values + torch.clamp(old_values - values, -clip, clip)"}),
         "clamped": VALUE.format(**RIGHT_VALUE | {"near": "values.clamp(-clip, clip)"}),
         "no_half": VALUE.format(**RIGHT_VALUE | {"loss": "errors[mask].mean()"}),
         "padding": VALUE.format(**RIGHT_VALUE | {"loss": "0.5 * errors.mean()"}),

@@ -215,7 +215,7 @@ def _value(values, old_values, returns, mask, clip, choose="maximum", near=None,
     """`value_loss` with one thing changed."""
     import torch
 
-    close = near(values, old_values, returns, clip) if near else old_values + (values - old_values).clamp(-clip, clip)
+    close = near(values, old_values, clip) if near else old_values + (values - old_values).clamp(-clip, clip)
     free, clipped = (values - returns) ** 2, (close - returns) ** 2
     error = {"maximum": torch.maximum, "minimum": torch.minimum, "free": lambda a, b: a,
              "clipped": lambda a, b: b}[choose](free, clipped)
@@ -239,8 +239,8 @@ def value_cases():
 
 def _value_mistakes():
     changes = {"minimum": {"choose": "minimum"}, "no_clip": {"choose": "free"}, "only_clipped": {"choose": "clipped"},
-               "about_returns": {"near": lambda new, old, returns, clip: returns + (new - returns).clamp(-clip, clip)},
-               "clamped": {"near": lambda new, old, returns, clip: new.clamp(-clip, clip)},
+               "backwards": {"near": lambda new, old, clip: old + (old - new).clamp(-clip, clip)},
+               "clamped": {"near": lambda new, old, clip: new.clamp(-clip, clip)},
                "no_half": {"half": 1.0}, "padding": {"mean": MEANS["padding"]}}  # fmt: skip
     return {name: functools.partial(run_value_loss, functools.partial(_value, **change)) for name, change in changes.items()}
 
@@ -459,7 +459,7 @@ EXERCISES = [
                        "counts.",
             "no_clip": "You left the clipped values out: both errors are computed, and the larger one counts.",
             "only_clipped": "You keep the clipped error alone: beyond the clip no gradient is left to bring a value back.",
-            "about_returns": "You clip about the returns; what the value must stay near is its old self.",
+            "backwards": "Your clipped step goes the wrong way: it leads from the old value to the new one, values − old_values.",
             "clamped": "You clamp the value itself; what is clamped is its step away from the old value.",
             "no_half": "The half is missing.",
             "padding": "Your mean counts prompt and padding: divide by the number of true places only.",
