@@ -60,7 +60,7 @@ def quiet(text):
 # %% [markdown]
 # ## Play: which one is better?
 #
-# Two answers of the assistant to one prompt, drawn at random. Rate a dozen: `a` for left, `d` for right. Each
+# Two answers of the assistant to one prompt, drawn at random. Rate a dozen, by buttons or keys. Each
 # rating goes to a file at once, and at the end of the lab it trains a reward model.
 #
 # **What to look at:** how often you are sure; what decides when both stories are sound; whether you read to the end. Then press
@@ -696,7 +696,7 @@ def rloo_live(report):
 
     trained, happened = with_trl.rloo_with_trl(
         model, tokenizer, measured.write_tasks(0, profile.steps(measured.PROMPTS, 8)), score_of, steps,
-        answers=profile.steps(64, 4), max_new_tokens=profile.steps(140, 16), beta=measured.KL_COEF, callbacks=[Tell()])
+        answers=profile.steps(measured.PPO["answers"], 4), max_new_tokens=profile.steps(140, 16), beta=measured.KL_COEF, callbacks=[Tell()])
     ends = measured.judged(trained, 0, made, count=JUDGED)
     return (f"{steps} steps in {happened['seconds']:.0f} s; reward {before['reward']:.2f} -> {ends['reward']:.2f}, "
             f"true utility {before['utility']:.2f} -> {ends['utility']:.2f}, KL {ends['kl']:.1f} nats per story")
@@ -713,24 +713,22 @@ widgets.run_live_button("Run RLOO by TRL", rloo_live, note="about two minutes")
 # which the model says 80 %, should the annotators not have agreed in 80 %?
 
 # %% ftlab="result" claim="C50"
-learned = [entry["data"] for entry in lab.study("C50")]
-
-
-def by(key):
-    """({setting: accuracies of the seeds} as a line with its range)."""
-    settings = sorted(learned[0][key], key=float)
-    found = [[data[key][setting] for data in learned] for setting in settings]
+def accuracies(id, key):
+    """Settings, and the mean, lowest and highest accuracy of the seeds at each."""
+    runs = [entry["data"][key] for entry in lab.study(id)]
+    settings = sorted(runs[0], key=float)
+    found = [[run[setting] for run in runs] for setting in settings]
     return [float(s) for s in settings], [statistics.fmean(f) for f in found], [min(f) for f in found], [max(f) for f in found]
 
 
-plots.lines({"held-out pairs, no noise": by("by_pairs")}, "pairs to learn from", "accuracy", logx=True, percent=True,
+plots.lines({"held-out pairs, no noise": accuracies("C50", "by_pairs")}, "pairs to learn from", "accuracy", logx=True, percent=True,
             labels=False, title=f"more pairs (noise {measured.NOISE:g})").show()
 lab.claim("C50", lab.study("C50")[0]["value"])
 
 # %% ftlab="result" claim="C50b"
-plots.lines({"held-out pairs, no noise": by("by_noise")}, "noise of the annotators", "accuracy", logx=True, percent=True,
+plots.lines({"held-out pairs, no noise": accuracies("C50b", "by_noise")}, "noise of the annotators", "accuracy", logx=True, percent=True,
             labels=False, title=f"noisier annotators ({measured.PAIRS} pairs)").show()
-said, was, _ = zip(*learned[0]["calibration"], strict=True)
+said, was, _ = zip(*lab.study("C50")[0]["data"]["calibration"], strict=True)
 plots.lines({"reward model": (said, was), "calibrated": ([0, 1], [0, 1])}, "what the model says", "what was chosen",
             percent=True, title="calibration").show()
 lab.claim("C50b", lab.study("C50b")[0]["value"])

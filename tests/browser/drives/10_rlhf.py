@@ -17,13 +17,13 @@ def drive(page, nb):
 
 def rate(page, nb):
     assert "0 of 40 rated" in nb.output_text(RATING)
-    for number, name in enumerate(("Left is better (a)", "Right is better (d)", "Tie (t)", "Left is better (a)"), 1):
+    for number, name in enumerate(("Left is better (q)", "Right is better (p)", "Tie (t)", "Left is better (q)"), 1):
         page.wait_for_timeout(400)  # sooner, and it counts as not read
         nb.button(name, within=nb.output(RATING)).click()
         nb.wait_idle()
         assert f"{number} of 40 rated" in nb.output_text(RATING)
     page.wait_for_timeout(400)
-    nb.output(RATING).get_by_placeholder("click here").press_sequentially("d")
+    nb.output(RATING).get_by_placeholder("click here").press_sequentially("p")
     nb.wait_idle()
     assert "5 of 40 rated" in nb.output_text(RATING)
     nb.button("Agreement so far", within=nb.output(RATING)).click()
