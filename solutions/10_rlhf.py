@@ -696,7 +696,8 @@ def rloo_live(report):
 
     trained, happened = with_trl.rloo_with_trl(
         model, tokenizer, measured.write_tasks(0, profile.steps(measured.PROMPTS, 8)), score_of, steps,
-        answers=profile.steps(measured.PPO["answers"], 4), max_new_tokens=profile.steps(140, 16), beta=measured.KL_COEF, callbacks=[Tell()])
+        answers=profile.steps(measured.PPO["answers"], 4), max_new_tokens=profile.steps(140, 16), beta=measured.KL_COEF,
+        callbacks=[Tell()])
     ends = measured.judged(trained, 0, made, count=JUDGED)
     return (f"{steps} steps in {happened['seconds']:.0f} s; reward {before['reward']:.2f} -> {ends['reward']:.2f}, "
             f"true utility {before['utility']:.2f} -> {ends['utility']:.2f}, KL {ends['kl']:.1f} nats per story")
@@ -721,13 +722,13 @@ def accuracies(id, key):
     return [float(s) for s in settings], [statistics.fmean(f) for f in found], [min(f) for f in found], [max(f) for f in found]
 
 
-plots.lines({"held-out pairs, no noise": accuracies("C50", "by_pairs")}, "pairs to learn from", "accuracy", logx=True, percent=True,
-            labels=False, title=f"more pairs (noise {measured.NOISE:g})").show()
+plots.lines({"held-out pairs, no noise": accuracies("C50", "by_pairs")}, "pairs to learn from", "accuracy", logx=True,
+            percent=True, labels=False, title=f"more pairs (noise {measured.NOISE:g})").show()
 lab.claim("C50", lab.study("C50")[0]["value"])
 
 # %% ftlab="result" claim="C50b"
-plots.lines({"held-out pairs, no noise": accuracies("C50b", "by_noise")}, "noise of the annotators", "accuracy", logx=True, percent=True,
-            labels=False, title=f"noisier annotators ({measured.PAIRS} pairs)").show()
+plots.lines({"held-out pairs, no noise": accuracies("C50b", "by_noise")}, "noise of the annotators", "accuracy", logx=True,
+            percent=True, labels=False, title=f"noisier annotators ({measured.PAIRS} pairs)").show()
 said, was, _ = zip(*lab.study("C50")[0]["data"]["calibration"], strict=True)
 plots.lines({"reward model": (said, was), "calibrated": ([0, 1], [0, 1])}, "what the model says", "what was chosen",
             percent=True, title="calibration").show()
