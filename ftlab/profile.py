@@ -131,16 +131,16 @@ def machine(measure=True):
     }
 
 
-def matmul_gflops(size=1536, repeats=7):
-    """Rate of a large float32 matrix product on the CPU, in GFLOP/s: the median of `repeats`, after one to warm up.
+def matmul_gflops(size=1536, repeats=7, dtype="float32"):
+    """Rate of a large matrix product on the CPU, in GFLOP/s: the median of `repeats`, after one to warm up.
 
-    A product of two (size, size) matrices counts 2 * size**3 operations.
+    A product of two (size, size) matrices counts 2 * size**3 operations. dtype: the name of a floating dtype of torch.
     """
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(size, size, generator=generator) for _ in range(2))
-    out = torch.empty(size, size)
+    a, b = (torch.randn(size, size, generator=generator).to(getattr(torch, dtype)) for _ in range(2))
+    out = torch.empty(size, size, dtype=a.dtype)
     torch.mm(a, b, out=out)
     seconds = []
     for _ in range(repeats):

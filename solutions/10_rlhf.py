@@ -697,7 +697,7 @@ def rloo_live(report):
     trained, happened = with_trl.rloo_with_trl(
         model, tokenizer, measured.write_tasks(0, profile.steps(measured.PROMPTS, 8)), score_of, steps,
         answers=profile.steps(measured.PPO["answers"], 4), max_new_tokens=profile.steps(140, 16), beta=measured.KL_COEF,
-        callbacks=[Tell()])
+        lr=measured.PPO["lr"], callbacks=[Tell()])
     ends = measured.judged(trained, 0, made, count=JUDGED)
     return (f"{steps} steps in {happened['seconds']:.0f} s; reward {before['reward']:.2f} -> {ends['reward']:.2f}, "
             f"true utility {before['utility']:.2f} -> {ends['utility']:.2f}, KL {ends['kl']:.1f} nats per story")
@@ -770,12 +770,14 @@ lab.claim("C53b", lab.study("C53b")[0]["value"])
 # ### RLOO beside PPO
 
 # %% ftlab="result" claim="X10"
-beside = [entry["data"] for entry in lab.study("X10")]
 columns = ("reward", "utility", "valid", "kl", "length", "seconds")
-print(f"{'mean of the seeds':18}" + "".join(f"{name:>10}" for name in columns))
-for method in ("ppo", "rloo"):
-    means = [statistics.fmean(data[method][name] for data in beside) for name in columns]
-    print(f"{method.upper():18}" + "".join(f"{mean:10.2f}" for mean in means))
+print(" " * 14 + "".join(f"{name:>10}" for name in columns))
+by_ppo = {entry["seed"]: entry["data"] for entry in lab.study("C51")}
+for entry in lab.study("X10"):
+    rloo, same = entry["data"], by_ppo[entry["seed"]]
+    for name, row in (("PPO", same["after"] | {"seconds": same["seconds"]["PPO"]}),
+                      ("RLOO", rloo["after"] | {"seconds": rloo["seconds"]})):
+        print(f"{name + ', seed ' + str(entry['seed']):14}" + "".join(f"{row[column]:10.2f}" for column in columns))
 lab.claim("X10", lab.study("X10")[0]["value"])
 
 # %% [markdown]

@@ -56,7 +56,7 @@ def test_machine_holds_what_timings_need_and_no_more():
     described = profile.machine(measure=False)
     assert set(described) == {"cores", "isa", "memory_gib", "matmul_gflops"}
     assert described["matmul_gflops"] is None
-    assert profile.matmul_gflops(size=64, repeats=3) > 0
+    assert profile.matmul_gflops(size=64, repeats=3) > 0 and profile.matmul_gflops(64, 3, "bfloat16") > 0
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def is_low_rank(model):
     weight, and autograd takes it on to A and B.
     """
     known = {"Transformer", "ModuleList", "Block", "SelfAttention", "MLP", "RMSNorm", "Linear", "Embedding", "Identity",
-             "LoRALinear", "FastLoRALinear"}
+             "LoRALinear", "FastLoRALinear", "MaskedLoRALinear"}
     layers = [module for module in model.modules() if hasattr(module, "lora_B")]
     return (bool(layers) and not any(layer.merged for layer in layers)
             and all(p.requires_grad == ("lora_" in name) for name, p in model.named_parameters())

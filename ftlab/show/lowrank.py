@@ -56,10 +56,10 @@ class RankView(Shown):
             f'stroke="{style.BLUE}" stroke-width="0.6"/>' for i, value in enumerate(values))
         limit = max(abs(v) for row in self.matrices[self.chosen]["picture"] for v in row) or 1
         return ('<div style="display:flex;flex-wrap:wrap;gap:18px;align-items:flex-end">'
-                + _captioned("singular values of ΔW (filled: within the rank)",
+                + captioned("singular values of ΔW (filled: within the rank)",
                              f'<svg width="320" height="112" role="img" aria-label="singular values">{bars}</svg>')
-                + _captioned("ΔW", _grid(self.matrices[self.chosen]["picture"], limit))
-                + _captioned(f"ΔW cut to rank {self.rank}", _grid(self.approximate(self.chosen, self.rank), limit))
+                + captioned("ΔW", grid(self.matrices[self.chosen]["picture"], limit))
+                + captioned(f"ΔW cut to rank {self.rank}", grid(self.approximate(self.chosen, self.rank), limit))
                 + "</div>")
 
     def build(self):
@@ -88,11 +88,12 @@ class RankView(Shown):
         self.caption.value = f'<div style="color:{style.INK_CSS};font-size:13px">{style.escape(self.text())}</div>'
 
 
-def _captioned(text, drawing):
+def captioned(text, drawing):
+    """A drawing under a line of small text, as HTML."""
     return f'<div><div style="color:{style.FAINT_CSS};font-size:12px">{style.escape(text)}</div>{drawing}</div>'
 
 
-def _grid(rows, limit):
+def grid(rows, limit):
     """A matrix as small squares: blue above zero, vermillion below, the fuller the larger."""
     size, out = 4, []
     for y, row in enumerate(rows):

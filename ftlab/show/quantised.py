@@ -15,21 +15,23 @@ COLOURS = {"weights": style.BLUE, "optimizer": style.ORANGE, "activations": styl
            "gradients": style.VERMILLION, "work": style.PURPLE}  # fmt: skip
 
 
-def _slider(name, options, value):
+def slider(name, options, value):
+    """A slider over options, (text, value) pairs or values."""
     import ipywidgets as w
 
     return w.SelectionSlider(options=options, value=value, description=name, layout=w.Layout(width="360px"),
                              style={"description_width": "90px"})
 
 
-def _dropdown(name, options, value):
+def dropdown(name, options, value):
+    """A list to choose from."""
     import ipywidgets as w
 
     return w.Dropdown(options=options, value=value, description=name, layout=w.Layout(width="300px"),
                       style={"description_width": "90px"})
 
 
-class _Explorer(Shown):
+class Explorer(Shown):
     """Controls over a drawing and a caption; subclasses give controls(), svg() and text()."""
 
     def set(self, name, value):
@@ -60,7 +62,7 @@ class _Explorer(Shown):
 # ---- a quantiser to drag
 
 
-class Quantiser(_Explorer):
+class Quantiser(Explorer):
     """See `quantiser`. Attributes: settings, seen (what the callable said of them)."""
 
     name = "a quantiser to drag"
@@ -78,9 +80,9 @@ class Quantiser(_Explorer):
     def controls(self):
         """Codebook, bits, block size."""
         blocks = [(str(size) if size else "whole tensor", size or 0) for size in self.block_sizes]  # None is no value there
-        return {"codebook": _dropdown("codebook", self.codebooks, self.settings["codebook"]),
-                "bits": _slider("bits", self.bits, self.settings["bits"]),
-                "block_size": _slider("block size", blocks, self.settings["block_size"] or 0)}
+        return {"codebook": dropdown("codebook", self.codebooks, self.settings["codebook"]),
+                "bits": slider("bits", self.bits, self.settings["bits"]),
+                "block_size": slider("block size", blocks, self.settings["block_size"] or 0)}
 
     def set(self, name, value):
         """Take one setting and redraw; block size 0 is None, the whole tensor."""
@@ -173,7 +175,7 @@ def quantiser(look, codebooks, bits=tuple(range(2, 9)), block_sizes=(None, 1024,
 # ---- the memory of fine-tuning
 
 
-class MemoryExplorer(_Explorer):
+class MemoryExplorer(Explorer):
     """See `memory_explorer`. Attributes: settings, seen ({method: {part: bytes}})."""
 
     name = "memory of fine-tuning, by formula"
@@ -196,9 +198,9 @@ class MemoryExplorer(_Explorer):
             if isinstance(value, bool):
                 made[name] = w.Checkbox(value=value, description=name, layout=w.Layout(width="260px"))
             elif isinstance(value, str):
-                made[name] = _dropdown(name, options, value)
+                made[name] = dropdown(name, options, value)
             else:
-                made[name] = _slider(name, options, value)
+                made[name] = slider(name, options, value)
         return made
 
     def text(self):

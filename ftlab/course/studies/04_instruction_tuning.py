@@ -12,6 +12,7 @@ import statistics
 
 from ftlab.course.studies import Once, rounded
 from ftlab.measure.claims import Claim
+from ftlab.text.shots import few_shot_prompt
 
 LAB = "04_instruction_tuning"
 BASE, LARGER = "base-small", "base"
@@ -150,17 +151,6 @@ def measure_trl(seed, report):
 
 
 # -- C16: the rival is a prompt
-
-def few_shot_prompt(task, shots, form="alpaca"):
-    """The text that shows `shots` (answered tasks) and then asks `task`; form "alpaca" or "plain"."""
-    from ftlab.text.template import alpaca, alpaca_response
-
-    if form == "alpaca":
-        shown = [alpaca(s.instruction, s.input) + alpaca_response(s.response) + "\n\n" for s in shots]
-        return "".join(shown) + alpaca(task.instruction, task.input)
-    shown = [f"{s.input}\n\nQuestion: {s.instruction}\nAnswer: {s.response}\n\n" for s in shots]
-    return "".join(shown) + f"{task.input}\n\nQuestion: {task.instruction}\nAnswer:"
-
 
 def few_shot_scores(model, tokenizer, tasks_, pool, shots, form="alpaca", report=None):
     """Scores of greedy answers after `shots` answered examples of the same family, the shortest of a few from `pool`.
