@@ -459,7 +459,7 @@ EXERCISES = [
                        "counts.",
             "no_clip": "You left the clipped values out: both errors are computed, and the larger one counts.",
             "only_clipped": "You keep the clipped error alone: beyond the clip no gradient is left to bring a value back.",
-            "backwards": "Your clipped step goes the wrong way: it leads from the old value to the new one, values − old_values.",
+            "backwards": "Your clipped step goes the wrong way; it leads from the old value to the new: values − old_values.",
             "clamped": "You clamp the value itself; what is clamped is its step away from the old value.",
             "no_half": "The half is missing.",
             "padding": "Your mean counts prompt and padding: divide by the number of true places only.",
