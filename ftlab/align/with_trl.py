@@ -4,11 +4,15 @@ TRL has no PPO trainer any more; RLOO (Ahmadian et al. 2024) is its nearest rela
 answer is the mean score of the other answers to the same prompt. All run in float32, without gradient checkpointing.
 """
 
+import copy
 import tempfile
 import time
 
-from ftlab.align import reward
-from ftlab.model.hub import from_hf, to_hf
+import torch
+
+from ftlab.align import dpo, reward
+from ftlab.align.pairs import logprobs_of, pair_batch, pair_rows
+from ftlab.model.hub import from_hf, hf_state_dict, to_hf
 from ftlab.text.template import alpaca, alpaca_response
 from ftlab.text.tokenizer import BOS
 from ftlab.tune.with_trl import quiet
@@ -53,6 +57,42 @@ def dpo_with_trl(model, tokenizer, pairs, steps, **settings):
         began = time.perf_counter()
         trainer.train()
         return from_hf(trainer.model), _happened(trainer, began)
+
+
+def moved(model, seed=1, by=0.02):
+    """A copy of `model` with noise of standard deviation `by` on every weight: at its start a policy is its reference, and
+    every margin is 0."""
+    policy, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(torch.randn(p.shape, generator=generator).to(p.dtype), alpha=by)
+    return policy
+
+
+def compare_with_trl(model, tokenizer, pairs, beta=dpo.BETA, kind="sigmoid", policy=None):
+    """{"loss", "gradient"}: by how much ours and `DPOTrainer`'s differ on `pairs` as one batch.
+
+    model: the reference; policy: by default `moved(model)`. kind: "sigmoid" or "ipo". "loss" in nats. "gradient": the largest
+    difference in any weight's gradient, as a share of the largest gradient, which may be some hundred in a sum over a
+    response's tokens.
+    """
+    policy = moved(model) if policy is None else copy.deepcopy(policy)
+    rows = pair_rows(pairs, tokenizer)
+    reference = [logprobs_of(model, side, tokenizer) for side in rows]
+    ours = dpo.pair_loss(beta, kind=kind)(policy, pair_batch(*rows, tokenizer.pad_id, [*reference[0], *reference[1]]))
+    ours.backward()
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        trainer = dpo_trainer(model, tokenizer, pairs, 1, folder, beta=beta, pairs_per_batch=len(pairs), loss_type=[kind])
+        inputs = next(iter(trainer.get_train_dataloader()))  # holds the reference's log-probabilities by now
+        trainer.model.load_state_dict(hf_state_dict(policy), strict=False)
+        trainer.model.eval()
+        theirs = trainer.compute_loss(trainer.model, inputs)
+        theirs.backward()
+    peer = {name.removeprefix("model."): p.grad for name, p in trainer.model.named_parameters()}
+    own = {name: p.grad for name, p in policy.named_parameters()}
+    apart = max((own[name] - gradient).abs().max().item() for name, gradient in peer.items())
+    return {"loss": abs(ours.item() - theirs.item()),
+            "gradient": apart / max(gradient.abs().max().item() for gradient in peer.values())}
 
 
 def reward_trainer(model, tokenizer, pairs, steps, folder, lr=reward.LR, pairs_per_batch=reward.PAIRS_PER_BATCH, seed=0,
