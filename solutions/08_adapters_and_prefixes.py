@@ -663,7 +663,8 @@ print(f"cosine to the nearest token: {closeness.min():.2f} to {closeness.max():.
       f"{learned.norm(dim=-1).mean():.1f}, of a token's {base.embed_tokens.weight.norm(dim=-1).mean():.1f}")
 
 # %% [markdown]
-# No words: vectors where no token lies. (For a *large* model that follows instructions the style in words may do as well as
+# Words of the style may be among the nearest tokens, but the vectors are none of them: they lie where no token lies. (For a
+# *large* model that follows instructions the style in words may do as well as
 # all of this, at the price of its tokens in every call; Lab 00 computes when that pays.)
 #
 # ## Go further

@@ -1,6 +1,6 @@
 """Comparisons of a model's own answers, and simulated annotators who rank them.
 
-Two answers of the shipped assistant to the same prompt, drawn at temperature 1, and the true utility of each: that is a
+Two answers of the shipped assistant to the same prompt, drawn at temperature 0.5, and the true utility of each: that is a
 `Comparison`. What an annotator prefers follows from it by Bradley and Terry's model, with noise and a bias for length as
 one likes (`ranked`); so one file of comparisons serves every annotator. The shipped file is made by
 `python -m ftlab.align.annotators`.
@@ -21,7 +21,7 @@ from ftlab.world.grammar import count_tokens
 
 MODEL, SEED = "assistant", 0
 COUNTS = {"train": 4000, "test": 600}  # comparisons on prompts of the training and of the held-out combinations
-TEMPERATURE, MAX_NEW_TOKENS = 1.0, 110
+TEMPERATURE, MAX_NEW_TOKENS = 0.5, 140
 
 
 @dataclasses.dataclass(frozen=True)

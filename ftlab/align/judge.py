@@ -56,7 +56,7 @@ def by_model(reward_model):
 
 
 @torch.no_grad()
-def measured(policy, reference, tokenizer, tasks_, seed=0, reward=None, batch_size=128, max_new_tokens=110):
+def measured(policy, reference, tokenizer, tasks_, seed=0, reward=None, batch_size=128, max_new_tokens=140):
     """What a policy's answers to tasks are, drawn at temperature 1: {"utility", "valid", "kl" (nats an answer, from
     `reference`), "length" (tokens), "ended"}, and "reward" where a function of a Rollout is given; and "texts"."""
     config, found, texts = dataclasses.replace(PPOConfig(), max_new_tokens=max_new_tokens), [], []

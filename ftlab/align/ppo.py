@@ -51,7 +51,7 @@ class PPOConfig:
     gamma: float = 1.0
     lam: float = 0.95
     whiten: bool = True
-    max_new_tokens: int = 110
+    max_new_tokens: int = 140
     no_end_penalty: float = 2.0
     max_grad_norm: float = 1.0
     seed: int = 0
@@ -93,6 +93,15 @@ class Rollout:
     ended: torch.Tensor
     ids: torch.Tensor
     mask: torch.Tensor
+
+
+def sharpened(model, temperature):
+    """A copy of a Transformer whose own probabilities are those of `model` at a temperature: its last norm's weight is
+    divided by it, and so are all logits. What is learned from answers at a temperature is learned about that policy."""
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        copied.norm.weight /= temperature
+    return copied
 
 
 # -- the four steps

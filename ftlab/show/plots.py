@@ -444,7 +444,7 @@ def scatter(groups, xlabel, ylabel, title=None, percent_x=False, percent_y=False
         look = _style_of(i)
         axes.scatter(list(xs), list(ys), color=look["color"], marker=look["marker"], s=26, alpha=0.8, linewidths=0,
                      label=_name(name))
-    _finish_points(axes, title, xlabel, ylabel, percent_x, percent_y, logx, logy, legend=len(groups) > 1)
+    _finish_points(axes, title, xlabel, ylabel, percent_x, percent_y, logx, logy, legend=len(groups) if len(groups) > 1 else 0)
     return figure
 
 
@@ -458,7 +458,7 @@ def _finish_points(axes, title, xlabel, ylabel, percent_x, percent_y, logx, logy
     if legend:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, borderaxespad=0.2, handletextpad=0.4)
         if title:
-            axes.set_title(_name(title), pad=24)
+            axes.set_title(_name(title), pad=10 + 14 * -(-int(legend) // 4))  # above all of the legend's rows
 
 
 @_styled
@@ -477,7 +477,7 @@ def frontier(series, xlabel, ylabel, title=None, percent_x=False, percent_y=Fals
             axes.annotate(_name(text), (x, y), xytext=(4, 5 * above), textcoords="offset points", fontsize=7.5,
                           color=look["color"], va="bottom" if above > 0 else "top", bbox=_BACK)
     axes.margins(x=0.08, y=0.1)
-    _finish_points(axes, title, xlabel, ylabel, percent_x, percent_y, False, False, legend=True)
+    _finish_points(axes, title, xlabel, ylabel, percent_x, percent_y, False, False, legend=len(series))
     if best:
         axes.annotate(_name(best), (1, 1), xycoords="axes fraction", ha="right", va="bottom", xytext=(0, 4),
                       textcoords="offset points", fontsize=8.5, color=style.GREY)

@@ -20,7 +20,7 @@ def tiny(tokenizer):
     def make(seed=0, **changes):
         torch.manual_seed(seed)
         settings = {"vocab_size": tokenizer.vocab_size, "hidden_size": 32, "num_layers": 2, "num_heads": 2,
-                    "intermediate_size": 48, "max_position_embeddings": 256} | changes  # fmt: skip
+                    "intermediate_size": 48, "max_position_embeddings": 512} | changes  # fmt: skip
         model = Transformer(ModelConfig(**settings))
         with torch.no_grad():
             for p in model.parameters():
