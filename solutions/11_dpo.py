@@ -25,8 +25,8 @@ import torch.nn.functional as F
 
 import ftlab
 from ftlab import profile
+from ftlab.align import annotators, judge, pairs, preferences, with_trl
 from ftlab.align import dpo as library
-from ftlab.align import judge, pairs, preferences, with_trl
 from ftlab.course import checks, studies
 from ftlab.model import load
 from ftlab.model.ask import ask
@@ -50,7 +50,7 @@ BETA = measured.BETA
 # **What to look at:**
 #
 # - Which of the two answers has the higher sum? Do the model and the annotator agree?
-# - Where is it decided? A few tokens, or all of them a little? Look for dialogue, for the ending, for what the prompt asked for.
+# - Where is it decided? By a few tokens, or by all of them a little? Look for dialogue, for the ending, for what was asked for.
 # - Change `PAIR` and run the cell again, until you find a pair that the model ranks the other way round.
 
 # %% ftlab="play"
@@ -73,8 +73,9 @@ widgets.token_rewards_view({name: tokenizer.pieces(ids[begin:]) for name, (ids, 
 # \tag{1}$$
 #
 # 1. **Write it as one KL.** Divided by $-\beta$, (1) asks for the minimum of
-#    $\mathbb{E}_{y \sim \pi} \log \dfrac{\pi(y|x)}{\pi_\text{ref}(y|x)\, e^{r(x, y)/\beta}}$. The denominator is a distribution,
-#    but for its sum $Z(x) = \sum_y \pi_\text{ref}(y|x)\, e^{r(x, y)/\beta}$. A KL is smallest, 0, where the two are equal:
+#    $\mathbb{E}_{y \sim \pi} \log \dfrac{\pi(y|x)}{\pi_\text{ref}(y|x)\, e^{r(x, y)/\beta}}$. The denominator is a
+#    distribution, but for its sum $Z(x) = \sum_y \pi_\text{ref}(y|x)\, e^{r(x, y)/\beta}$. A KL is
+#    smallest, 0, where the two are equal:
 #
 #    $$\pi^*(y|x) = \frac{1}{Z(x)}\, \pi_\text{ref}(y|x)\, e^{r(x, y)/\beta} \tag{2}$$
 #
@@ -147,8 +148,8 @@ lab.probe("loss", [known.run_loss(dpo_loss, *case) for case in known.logprobs_ca
 # %% [markdown]
 # ### 3. Two variants of it
 #
-# With $h = \log\frac{\pi}{\pi_\text{ref}}(y_w) - \log\frac{\pi}{\pi_\text{ref}}(y_l)$ the loss is $-\log \sigma(\beta h)$. It is
-# never done: a pair that is ranked rightly still gains by a larger $h$. Two answers to that:
+# With $h = \log\frac{\pi}{\pi_\text{ref}}(y_w) - \log\frac{\pi}{\pi_\text{ref}}(y_l)$ the loss is $-\log \sigma(\beta h)$. It
+# is never done: a pair that is ranked rightly still gains by a larger $h$. Two answers to that:
 #
 # - **cDPO** (Mitchell 2023): annotators err in a share $\epsilon$ of pairs, so
 #   $-(1 - \epsilon) \log \sigma(\beta h) - \epsilon \log \sigma(-\beta h)$.
@@ -344,29 +345,32 @@ def look(model, step):
     """Where a policy stands: on held-out prompts, and on held-out pairs."""
     found = rlhf.judged(model, 0, count=profile.steps(48, 4))
     good, bad = (library.implicit_rewards(model, assistant, side, tokenizer, BETA) for side in held_rows)
+    chosen, rejected = statistics.fmean(good), statistics.fmean(bad)
     return {name: found[name] for name in ("utility", "kl", "valid", "length")} | {
-        "accuracy": statistics.fmean(a > b for a, b in zip(good, bad)), "margin": statistics.fmean(good) - statistics.fmean(bad),
-        "chosen": statistics.fmean(good), "rejected": statistics.fmean(bad)}
+        "accuracy": statistics.fmean(a > b for a, b in zip(good, bad)), "margin": chosen - rejected, "chosen": chosen,
+        "rejected": rejected}
 
 
-policy = copy.deepcopy(assistant)
-steps = batches.steps_per_epoch
-history = train(policy, batches, TrainConfig(steps, lr=measured.LR, schedule="linear", warmup=0.1, eval_every=max(1, steps // 5)),
-                my_loss, look, [widgets.AlignPlot(title="DPO, by your loss")])
+JUDGED = profile.steps(rlhf.JUDGED, 6)
+before = rlhf.judged(assistant, 0, count=JUDGED)
+policy, steps = copy.deepcopy(assistant), batches.steps_per_epoch
+config = TrainConfig(steps, lr=measured.LR, schedule="linear", warmup=0.1, eval_every=max(1, steps // 5))
+marks = {name: (before[name], "assistant") for name in ("utility", "valid", "length")}
+history = train(policy, batches, config, my_loss, look, [widgets.AlignPlot(title="DPO, by your loss", marks=marks)])
 
 # %% [markdown]
 # The implicit rewards of held-out answers, chosen and rejected. They start at 0 by definition.
 
 # %% ftlab="experiment"
-plots.lines({name: ([0, *history.metric(name)[0]], [0.0, *history.metric(name)[1]]) for name in ("chosen", "rejected")}, "step",
-            "implicit reward (nats)", title="what became likelier, and what less likely", hline=(0, "as in the reference")).show()
+went = {name: history.metric(name) for name in ("chosen", "rejected")}
+plots.lines({name: ([0, *at], [0.0, *values]) for name, (at, values) in went.items()}, "step", "implicit reward (nats)",
+            title="what became likelier, and what less likely", hline=(0, "as in the reference")).show()
 print(f"You predicted: the chosen answers are {lab.prediction('chosen') or '(nothing)'}. Measured: log-ratio "
       f"{history.evals[-1]['chosen'] / BETA:+.1f} nats for the chosen, {history.evals[-1]['rejected'] / BETA:+.1f} for the "
       "rejected.")
 
 # %% ftlab="experiment"
-JUDGED = profile.steps(rlhf.JUDGED, 6)
-before, after = (rlhf.judged(model, 0, count=JUDGED) for model in (assistant, policy))
+after = rlhf.judged(policy, 0, count=JUDGED)
 for name, found in (("assistant", before), ("after DPO", after)):
     print(f"{name:10} utility {found['utility']:+.2f}, valid {found['valid']:.0%}, KL {found['kl']:.1f} nats, "
           f"{found['length']:.0f} tokens: {found['texts'][0]}")
@@ -466,8 +470,8 @@ lab.claim("C58", lab.study("C58")[0]["value"])
 # %% ftlab="result" claim="X11"
 broken = lab.study("X11")[0]["data"]
 for name, row in broken["rows"].items():
-    print(f"{name:30} utility {row['utility']:+.2f}, reward {row['reward']:+.2f}, KL {row['kl']:5.1f}, {row['length']:3.0f} tokens, "
-          f"accuracy {row['accuracy']:.2f}: {diagnose(row, broken['start'])}")
+    print(f"{name:30} utility {row['utility']:+.2f}, reward {row['reward']:+.2f}, KL {row['kl']:5.1f}, {row['length']:3.0f} "
+          f"tokens, accuracy {row['accuracy']:.2f}: {diagnose(row, broken['start'])}")
 lab.claim("X11", lab.study("X11")[0]["value"])
 
 # %% [markdown]
@@ -514,8 +518,8 @@ lab.claim("X11b", lab.study("X11b")[0]["value"])
 
 # %% ftlab="result" claim="C56"
 good, bad = (library.implicit_rewards(policy, assistant, side, tokenizer, BETA) for side in held_rows)
-print(f"this run's implicit reward ranks {statistics.fmean(a > b for a, b in zip(good, bad)):.0%} of {len(good)} held-out pairs "
-      "as the true utility does")
+print(f"this run's implicit reward ranks {statistics.fmean(a > b for a, b in zip(good, bad)):.0%} of {len(good)} held-out "
+      "pairs as the true utility does")
 lab.claim("C56", lab.study("C56")[0]["value"])
 
 # %% [markdown]
@@ -525,7 +529,8 @@ lab.claim("C56", lab.study("C56")[0]["value"])
 
 # %% ftlab="experiment"
 asked = rlhf.write_tasks("best of four", profile.steps(60, 4), "test")
-fours = [ask(assistant, tokenizer, asked, max_new_tokens=110, temperature=1.0, seed=seed) for seed in range(4)]
+fours = [ask(assistant, tokenizer, asked, max_new_tokens=annotators.MAX_NEW_TOKENS, temperature=1.0, seed=seed)
+         for seed in range(4)]
 worth = torch.tensor([[judge.utility(task, text) for task, text in zip(asked, texts)] for texts in fours])  # (4, prompts)
 under = {name: torch.tensor([pairs.logprobs_of(model, pairs.response_rows(asked, texts, tokenizer), tokenizer)
                              for texts in fours]) for name, model in (("policy", policy), ("reference", assistant))}

@@ -44,7 +44,7 @@ def _no_softmax(logits, ids, starts, lengths):
 
 
 def texts(seed, *sizes):
-    """[(logits, ids, starts, lengths), …] of batches of so many rows, each row with padding but the longest."""
+    """[(logits, ids, starts, lengths), …] of batches of so many rows, all of them with padding."""
     import torch
 
     generator, draw, made = torch.Generator().manual_seed(seed), _draws(seed), []
@@ -376,7 +376,7 @@ EXERCISES = [
             "Start from r = beta log(policy / reference). What is the log of a quotient of two probabilities?",
             "beta times the difference of the two log-probabilities of the whole response: the sum over the tokens that the "
             "mask marks.",
-            "The prompt's tokens are masked out, the rest is summed over the row: return beta * ((logp - ref_logp) * "
+            "The prompt's tokens are masked out, and what is left is summed over each row: return beta * ((logp - ref_logp) * "
             "mask).sum(1)",
         ),
         mistakes={
