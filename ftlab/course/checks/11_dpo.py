@@ -404,7 +404,7 @@ EXERCISES = [
             "Sort the points by their KL. Between the two neighbours of `kl` the utility is taken to go straight from the one "
             "to the other; beyond the first and the last point nothing is known.",
             "points = sorted(points); for (low, a), (high, b) in zip(points, points[1:]): if low <= kl <= high: return a + "
-            "(b - a) * (kl - low) / (high - low). Behind the loop: return None",
+            "(b - a) * (kl - low) / (high - low). Behind the loop, where no neighbours were found: return None",
         ),
         mistakes={
             "unsorted": "You took the points as they come; sort them by KL first: a larger beta has the smaller KL.",
