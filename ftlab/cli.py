@@ -123,8 +123,8 @@ def build_parser():
     sub.add_argument("--list", action="store_true", help="list the claims and the runs they have; run nothing")
 
     sub = command(bench, "bench", "measure against peers in the same run", "ftlab bench generate", True)
-    sub.add_argument("name", choices=("train", "generate", "tune", "widgets", "import"), metavar="NAME",
-                     help="train, generate, tune, widgets or import")  # fmt: skip
+    sub.add_argument("name", choices=("train", "generate", "tune", "align", "widgets", "import"), metavar="NAME",
+                     help="train, generate, tune, align, widgets or import")  # fmt: skip
     return parser
 
 

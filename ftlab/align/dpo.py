@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ftlab.align.pairs import PairBatches, logprobs_of, pair_rows, sequence_logprobs, token_logprobs
 from ftlab.train import TrainConfig, train
 
-LR, BETA, PAIRS_PER_BATCH, EPOCHS = 3e-4, 0.1, 32, 1
+LR, BETA, PAIRS_PER_BATCH, EPOCHS = 1e-3, 0.1, 32, 1
 
 
 def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=BETA, label_smoothing=0.0, kind="sigmoid", lengths=None):

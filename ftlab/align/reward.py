@@ -18,7 +18,9 @@ from ftlab.align.pairs import PairBatches, over_rows, pair_rows
 from ftlab.model import backprop, hub
 from ftlab.train import TrainConfig, train
 
-LR, PAIRS_PER_BATCH, EPOCHS = 1e-3, 32, 1
+# Muon: a reward model must learn to read anew (is the hero the same throughout?), and AdamW alone had not begun to after 40
+# batches in which Muon had reached 77 % of held-out pairs.
+LR, MUON_LR, PAIRS_PER_BATCH, EPOCHS = 3e-3, 0.02, 16, 1
 
 
 class RewardModel(nn.Module):
@@ -60,15 +62,17 @@ def pair_loss(model, batch):
     return bradley_terry_loss(*model(batch.ids, batch.ends).chunk(2))[0]
 
 
-def train_reward_model(start, tokenizer, pairs, *, lr=LR, epochs=EPOCHS, steps=None, pairs_per_batch=PAIRS_PER_BATCH, seed=0,
-                       template="alpaca", callbacks=(), evaluate=None, eval_every=None):
+def train_reward_model(start, tokenizer, pairs, *, lr=LR, muon_lr=MUON_LR, optimizer="muon", epochs=EPOCHS, steps=None,
+                       pairs_per_batch=PAIRS_PER_BATCH, seed=0, template="alpaca", callbacks=(), evaluate=None,
+                       eval_every=None):
     """(RewardModel, History): a copy of the Transformer `start` learns from `pairs` (objects with prompt, chosen,
-    rejected), by AdamW with linear decay, `epochs` times through them or `steps` batches."""
+    rejected), with linear decay, `epochs` times through them or `steps` batches. optimizer: "muon" (hidden matrices at
+    `muon_lr`, the rest by AdamW at `lr`) or "adamw". evaluate(RewardModel, step) -> dict of numbers."""
     model = RewardModel(copy.deepcopy(start))
     batches = PairBatches(*pair_rows(pairs, tokenizer, template, start.config.max_position_embeddings), pairs_per_batch,
                           tokenizer, seed)
-    config = TrainConfig(steps or round(epochs * batches.steps_per_epoch), lr=lr, schedule="linear", warmup=0.1, seed=seed,
-                         eval_every=eval_every)
+    config = TrainConfig(steps or round(epochs * batches.steps_per_epoch), lr=lr, muon_lr=muon_lr, optimizer=optimizer,
+                         schedule="linear", warmup=0.1, seed=seed, eval_every=eval_every)
     history = train(model, batches, config, pair_loss, evaluate, callbacks)
     return model, history
 

@@ -9,7 +9,7 @@ from ftlab import files
 from ftlab.errors import UsageError
 from ftlab.model.transformer import ModelConfig, Transformer
 
-SHIPPED = ("base", "base-small", "base-masked", "assistant")
+SHIPPED = ("base", "base-small", "base-masked", "assistant", "aligned-ppo", "aligned-dpo")
 ASSETS = pathlib.Path(__file__).resolve().parent.parent / "assets"
 
 

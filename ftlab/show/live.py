@@ -64,6 +64,9 @@ class LivePlot:
         if history is not None:  # a resumed run shows what came before
             self.steps, self.losses = list(history.steps), list(history.losses)
             self.evals = [dict(e) for e in history.evals]
+        self._open_target()
+
+    def _open_target(self):
         if not style.headless() and (style.in_kernel() or _hosts):
             self._target = _hosts[-1].slot() if _hosts else _DisplayTarget()
             self._redraw_if_due()
@@ -145,8 +148,8 @@ def thin(xs, ys, points=POINTS):
 _BOX = (640, 250, 52, 12, 20, 34)  # width, height, and margins left, right, top, bottom
 
 
-def _scale(total, low, high, height):
-    width, _, left, right, top, bottom = _BOX
+def _scale(total, low, high, height, box=_BOX):
+    width, _, left, right, top, bottom = box
     span = high - low or 1.0
 
     def place(x, y):
@@ -165,19 +168,19 @@ def _ticks(low, high, count=5):
     return [round(i * step, 10) for i in range(first, int(high / step + 1e-9) + 1)]
 
 
-def _frame(place, total, low, high, height, title, ylabel, text):
+def _frame(place, total, low, high, height, title, ylabel, text, box=_BOX, xlabel="step"):
     """Axes, grid, ticks and their units."""
-    width, _, left, right, top, bottom = _BOX
+    width, _, left, right, top, bottom = box
     out = [f'<svg role="img" aria-label="{style.escape(title)}" viewBox="0 0 {width} {height}" style="max-width:'
            f'{width}px;width:100%;display:block;font:11px sans-serif;fill:{style.INK_CSS}">']
-    for tick in _ticks(low, high, 6 if height > 200 else 3):
+    for tick in _ticks(low, high, 6 if height > 200 else 4 if height > 160 else 3):
         x, y = place(0, tick)
         out.append(f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}" style="stroke:{style.LINE_CSS};'
                    f'stroke-width:0.6"/><text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{text(tick)}</text>')
     for tick in _ticks(0, total, 6):
         x, y = place(tick, low)
         out.append(f'<text x="{x:.1f}" y="{y + 14:.1f}" text-anchor="middle">{tick:g}</text>')
-    out.append(f'<text x="{(width + left) / 2}" y="{height - 4}" text-anchor="middle">step</text>'
+    out.append(f'<text x="{(width + left) / 2}" y="{height - 4}" text-anchor="middle">{style.escape(xlabel)}</text>'
                f'<text x="{left}" y="12" style="font-weight:600">{style.escape(ylabel)}</text>')
     return out
 

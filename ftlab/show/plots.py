@@ -673,19 +673,10 @@ def next_tokens(rows, text="", title=None, shown=12):
 @_styled
 def loss_mask(pairs, title=None, max_tokens=240):
     """Tokens as text, those that the loss sees in a filled box with a thick lower edge; pairs: [(piece, seen), ...]."""
-    spots, x, y, edge = [], 0.0, 0, 92.0
-    for piece, seen in pairs[:max_tokens]:
-        label = _short(style.visible(piece), 24)
-        width = len(label) + 0.8
-        if x + width > edge and x > 0:
-            x, y = 0.0, y + 1
-        spots.append((x, y, width, label, seen))
-        x += width + 0.2
-        if "\n" in piece:
-            x, y = 0.0, y + 1
-    rows = (spots[-1][1] if spots else 0) + 1
+    edge = 92.0
+    spots, rows = _flow([piece for piece, _ in pairs[:max_tokens]], edge)
     figure, axes = _figure(height=0.24 * rows + 0.55, alt=f"{title}: {style.seen_count(pairs)}")
-    for x, y, width, label, seen in spots:
+    for (x, y, width, label), (_, seen) in zip(spots, pairs, strict=False):
         if seen:
             axes.add_patch(Rectangle((x, y + 0.08), width, 0.74, facecolor=style.SKY, alpha=0.4, linewidth=0))
             axes.plot([x, x + width], [y + 0.86] * 2, color=style.BLUE, linewidth=2, solid_capstyle="butt")
@@ -697,6 +688,104 @@ def loss_mask(pairs, title=None, max_tokens=240):
     axes.axis("off")
     more = f", first {max_tokens} drawn" if len(pairs) > max_tokens else ""
     axes.set_title(_name(f"{title}: " if title else "") + f"{style.seen_count(pairs)}{more} (boxed)", fontsize=9)
+    return figure
+
+
+def _flow(pieces, edge):
+    """([(x, y, width, label), …], rows): tokens set as text in lines of `edge` letters."""
+    spots, x, y = [], 0.0, 0
+    for piece in pieces:
+        label = _short(style.visible(piece), 24)
+        width = len(label) + 0.8
+        if x + width > edge and x > 0:
+            x, y = 0.0, y + 1
+        spots.append((x, y, width, label))
+        x += width + 0.2
+        if "\n" in piece:
+            x, y = 0.0, y + 1
+    return spots, (spots[-1][1] if spots else 0) + 1
+
+
+@_styled
+def token_values(texts, title=None, max_tokens=160):
+    """Tokens as text, each shaded by its value: blue over a solid edge above 0, vermillion over a dotted one below.
+
+    texts: {heading: (pieces, values)}; all share one scale.
+    """
+    edge, top = 92.0, max([abs(v) for _, values in texts.values() for v in values] or [0.0]) or 1.0
+    laid = {name: _flow(pieces[:max_tokens], edge) for name, (pieces, _) in texts.items()}
+    lines = sum(rows + 1.3 for _, rows in laid.values())
+    figure, axes = _figure(height=0.24 * lines + 0.45, alt=f"{title}: {'; '.join(texts)}")
+    below = 0.0
+    for name, (spots, rows) in laid.items():
+        axes.text(0, below + 0.5, _name(name), va="center", fontsize=8.5, weight="bold")
+        for (x, y, width, label), value in zip(spots, texts[name][1], strict=False):
+            y, colour = y + below + 1, style.BLUE if value >= 0 else style.VERMILLION
+            axes.add_patch(Rectangle((x, y + 0.08), width, 0.74, facecolor=colour, linewidth=0,
+                                     alpha=0.6 * min(1, abs(value) / top)))
+            axes.plot([x, x + width], [y + 0.86] * 2, color=colour, linewidth=1.2, solid_capstyle="butt",
+                      linestyle="-" if value >= 0 else ":")
+            axes.text(x + width / 2, y + 0.47, _name(label), ha="center", va="center", fontsize=7,
+                      family="DejaVu Sans Mono")
+        below += rows + 1.3
+    axes.set_xlim(0, edge)
+    axes.set_ylim(lines, -0.1)
+    axes.axis("off")
+    axes.set_title(_name(title or ""), fontsize=9.5)
+    return figure
+
+
+@_styled
+def side_by_side(prompt, left, right, title=None):
+    """A prompt over two texts; left, right: (heading, text)."""
+    top = _wrapped(prompt, 8, 105)
+    columns = [[heading, *_wrapped(text, 24, 50)] for heading, text in (left, right)]
+    count = len(top) + 1 + max(map(len, columns))
+    figure, axes = _figure(height=0.17 * count + 0.5, alt=f"{left[0]} or {right[0]}, for: {prompt[:80]}")
+    for i, text in enumerate(top):
+        axes.text(0, i + 0.5, _name(text), va="center", fontsize=8)
+    for place, column in enumerate(columns):
+        for i, text in enumerate(column):
+            axes.text(0.51 * place, len(top) + 1.5 + i, _name(text), va="center", fontsize=8,
+                      color=style.INK if i else style.BLUE, weight="normal" if i else "bold")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(count, 0)
+    axes.axis("off")
+    if title:
+        axes.set_title(_name(title), fontsize=9.5)
+    return figure
+
+
+@_styled
+def dashboard(panels, total, sample="", title=None, columns=2):
+    """Several measures of one run, a panel each, and a text below.
+
+    panels: [(heading, steps, values, share, mark), …]; share: whether values are shares in [0, 1]; mark: (position,
+    text) of a dashed line, or None. total: steps of the run. sample: a text of the run.
+    """
+    rows = -(-len(panels) // columns) or 1
+    text = _wrapped(f"sample: {sample}", 8, 95) if sample else []
+    figure, axes = _figure(height=1.75 * rows + 0.17 * len(text) + 0.3, rows=rows + bool(text), columns=columns,
+                           squeeze=False, height_ratios=[1.75] * rows + [0.17 * len(text)] * bool(text),
+                           alt=f"{title or 'a run'}: {', '.join(panel[0] for panel in panels)} against step")
+    for i, (place, (heading, steps, values, share, mark)) in enumerate(zip(axes.flat, panels, strict=False)):
+        place.plot(steps, values, color=style.SERIES[i % 5], marker=style.MARKERS[i % 5] if len(steps) <= 30 else None,
+                   markersize=3.5, linewidth=1.4)
+        place.set_title(_name(heading), fontsize=9)
+        place.set_xlim(0, total)
+        if share:
+            place.set_ylim(-0.03, 1.05)
+            _shares(place)
+        _guides(place, mark, None)
+        if i >= len(panels) - columns:
+            place.set_xlabel("step", fontsize=8.5)
+    for place in list(axes.flat)[len(panels):]:
+        place.axis("off")
+    for i, line in enumerate(text):
+        axes[-1][0].text(0, 1 - (i + 0.5) / len(text), _name(line), transform=axes[-1][0].transAxes, fontsize=8,
+                         va="center").set_in_layout(False)
+    if title:
+        figure.suptitle(_name(title), fontsize=10.5, x=0.01, ha="left")
     return figure
 
 

@@ -71,6 +71,13 @@ def error_html(error):
             f'line-height:1.4">{style.escape(one_line(error))}</div>')
 
 
+def boxed(heading, content, edge, height):
+    """A text under its heading, edged on the left. content: HTML; edge: a CSS colour; height: the least, such as "2em"."""
+    return (f'<div style="color:{style.FAINT_CSS};font-size:12px">{heading}</div>'
+            f'<div style="border-left:3px solid {edge};padding:4px 10px;margin:4px 0;white-space:pre-wrap;'
+            f'line-height:1.45;color:{style.INK_CSS};min-height:{height}">{content}</div>')
+
+
 def guarded(status, function):
     """`function` as a widget callback: an error appears in the HTML widget `status`, since nobody sees the log."""
 

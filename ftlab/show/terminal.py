@@ -70,7 +70,8 @@ class TextProgress:
 
 
 def step_text(event, floor=None):
-    """"loss 1.234  lr 0.0030  5.2k tokens/s  12 s left" from a step event; what the event lacks is left out."""
+    """"loss 1.234  lr 0.0030  5.2k tokens/s  12 s left" from a step event, its metrics before the time; what the event
+    lacks is left out."""
     parts = []
     if event.get("loss") is not None:
         gap = f" (floor {floor:.3f})" if floor is not None else ""
@@ -79,6 +80,8 @@ def step_text(event, floor=None):
         parts.append(f"lr {event['lr']:.3g}")
     if event.get("tokens_per_second"):
         parts.append(f"{style.number(event['tokens_per_second'])} tokens/s")
+    if event.get("metrics"):
+        parts.append(metrics_text(event["metrics"]))
     if event.get("eta_seconds") is not None and event["step"] < event["steps"]:
         parts.append(f"{style.duration(event['eta_seconds'])} left")
     return "  ".join(parts)

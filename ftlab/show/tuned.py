@@ -5,7 +5,7 @@ is seen is told by a filled box with a thick lower edge, what is not by plain fa
 """
 
 from ftlab.show import style
-from ftlab.show.shown import Shown, guarded
+from ftlab.show.shown import Shown, boxed, guarded
 
 SEEN, UNSEEN = "the loss sees it", "context only"
 
@@ -107,8 +107,8 @@ class AnswersView(Shown):
         """Prompt, answer and note as HTML."""
         answer, note = self.answers[self.prompt][self.stage], self.note(self.prompt, self.stage)
         said = style.escape(answer) or "<i>(nothing)</i>"
-        return (_boxed("asked", style.escape(self.prompts[self.prompt]), style.LINE_CSS, "2em")
-                + _boxed(f"answered ({style.escape(self.stages[self.stage])})", said, style.BLUE, "6em")
+        return (boxed("asked", style.escape(self.prompts[self.prompt]), style.LINE_CSS, "2em")
+                + boxed(f"answered ({style.escape(self.stages[self.stage])})", said, style.BLUE, "6em")
                 + f'<div style="color:{style.FAINT_CSS};font-size:13px">{style.escape(note)}</div>')
 
     def build(self):
@@ -132,12 +132,6 @@ class AnswersView(Shown):
         """Take a control's value and redraw."""
         setattr(self, name, index)
         self.output.value = self.html()
-
-
-def _boxed(heading, content, edge, height):
-    return (f'<div style="color:{style.FAINT_CSS};font-size:12px">{heading}</div>'
-            f'<div style="border-left:3px solid {edge};padding:4px 10px;margin:4px 0;white-space:pre-wrap;'
-            f'line-height:1.45;color:{style.INK_CSS};min-height:{height}">{content}</div>')
 
 
 def answers_view(prompts, stages, answers, notes=None):

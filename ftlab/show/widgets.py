@@ -6,19 +6,23 @@ They compute nothing: callables and data come from outside. How they appear is s
 import random
 
 from ftlab.show import style
+from ftlab.show.aligned import frontier_view, token_rewards_view
+from ftlab.show.dashboard import AlignPlot, Panel
 from ftlab.show.explorer import sweep_explorer
 from ftlab.show.live import LivePlot, run_live_button
 from ftlab.show.lowrank import rank_view
 from ftlab.show.methods import Column, method_table
 from ftlab.show.prefixes import prefix_attention_view, swap_view
 from ftlab.show.quantised import memory_explorer, quantiser
+from ftlab.show.rating import rating_view
 from ftlab.show.shown import Shown, display_widget, error_html, guarded
 from ftlab.show.terminal import TextProgress
 from ftlab.show.tuned import answers_view, loss_mask_view
 
-__all__ = ["Column", "LivePlot", "TextProgress", "answers_view", "attention_view", "loss_mask_view", "memory_explorer",
-           "method_table", "next_token_explorer", "prediction", "prefix_attention_view", "quantiser", "rank_view",
-           "run_live_button", "swap_view", "sweep_explorer", "tokenizer_box"]
+__all__ = ["AlignPlot", "Column", "LivePlot", "Panel", "TextProgress", "answers_view", "attention_view",
+           "frontier_view", "loss_mask_view", "memory_explorer", "method_table", "next_token_explorer", "prediction",
+           "prefix_attention_view", "quantiser", "rank_view", "rating_view", "run_live_button", "swap_view",
+           "sweep_explorer", "token_rewards_view", "tokenizer_box"]
 
 ROW = 32  # pixels a candidate takes: a button's height and its margins
 

@@ -38,7 +38,8 @@ def test_it_learns_what_the_annotator_likes(tokenizer, tiny):
     """Annotators who like texts in which Mia is named, and nothing else."""
     made = [Pair(f"Story {i}?", f"{a} went home.", f"{b} went home.", 1.0)
             for i, (a, b) in enumerate([("Mia", "Tom"), ("Mia", "Ben"), ("Mia", "Lily")] * 8)]
-    model, history = reward.train_reward_model(tiny(), tokenizer, made, lr=3e-3, steps=25, pairs_per_batch=12)
+    model, history = reward.train_reward_model(tiny(), tokenizer, made, lr=3e-3, steps=25, pairs_per_batch=12,
+                                               optimizer="adamw")
     assert history.losses[0] == pytest.approx(math.log(2), abs=1e-5) and history.losses[-1] < 0.2
     held_out = [Pair("Another one?", "Mia went home.", "Tom went home.", 1.0)]
     assert reward.accuracy(model, tokenizer, held_out) == 1.0

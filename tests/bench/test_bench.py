@@ -79,6 +79,12 @@ def test_tune():
             assert rows[f"tune, LoRA, {name}, against {peer}"]["ratio"] > 0
 
 
+def test_align():
+    rows = run("align")
+    assert len(rows) == 3 and all(row["ratio"] > 0 for row in rows.values())
+    assert any("TRL DPOTrainer" in name for name in rows)
+
+
 def test_generate():
     rows = run("generate")
     assert len(rows) == 3 and all(row["ratio"] > 0 and "model.generate" in name for name, row in rows.items())

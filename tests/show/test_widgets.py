@@ -292,7 +292,9 @@ def all_widgets():
         widgets.tokenizer_box(lambda s: [(c, 1) for c in s], "a fox"),
         widgets.attention_view(["<s>", " a", " b"], MAPS), widgets.prediction("How many?"),
         widgets.run_live_button("Run", lambda: None), widgets.loss_mask_view({"one": [(" a", True), (" b", False)]}),
-        widgets.answers_view(["How?"], ["before", "after"], [["no", "yes"]])]
+        widgets.answers_view(["How?"], ["before", "after"], [["no", "yes"]]),
+        widgets.frontier_view({"DPO": [{"beta": 0.1, "kl": 2.0, "utility": 0.5}]}),
+        widgets.token_rewards_view([" a", " fox"], [0.5, -0.1])]
 
 
 def test_live_a_widget_with_one_light_line(monkeypatch):
@@ -318,8 +320,9 @@ COMMON = {
     "HTML": {"value"}, "Label": {"value"}, "Button": {"description", "tooltip", "button_style", "icon"},
     "Checkbox": {"value", "description", "indent"},
     "FloatSlider": {"value", "min", "max", "step", "description", "readout_format"},
-    "IntSlider": {"value", "min", "max", "description"}, "RadioButtons": {"options", "value"},
+    "IntSlider": {"value", "min", "max", "description", "readout"}, "RadioButtons": {"options", "value"},
     "SelectionSlider": {"options", "value", "description"},
+    "Text": {"value", "description", "placeholder", "continuous_update"},
     "Textarea": {"value", "placeholder", "rows", "continuous_update"}, "VBox": set(), "HBox": set(), "Output": set(),
     "Image": {"value", "format"}, "Dropdown": {"options", "value", "description"},
     "Layout": {"width", "height", "margin", "min_width", "max_width", "flex", "flex_flow"},

@@ -1,0 +1,259 @@
+"""ftlab.align.preferences: the user's own preferences in every form, and every way in which they can be unfit."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from ftlab.align.preferences import read_preferences
+from ftlab.align.ratings import Ratings
+from ftlab.errors import UsageError
+from ftlab.text import corpus
+from ftlab.world.preference import Pair
+
+ASKED = {"role": "user", "content": "Hi"}
+GOOD, BAD = {"role": "assistant", "content": "Hello!"}, {"role": "assistant", "content": "What?"}
+ROW = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
+PAIR = Pair("Hi", "Hello!", "What?")
+
+
+def said(*contents, system=None):
+    """A talk that the user begins."""
+    start = [{"role": "system", "content": system}] if system else []
+    return start + [{"role": ("user", "assistant")[i % 2], "content": c} for i, c in enumerate(contents)]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(name, content) -> path; rows are written as JSON lines, bytes as they are."""
+    def to(name, content):
+        path = tmp_path / name
+        if isinstance(content, list):
+            content = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return to
+
+
+def refusal(source, *parts):
+    """The one line with which `source` is refused; it names the file and holds `parts`."""
+    with pytest.raises(UsageError) as caught:
+        read_preferences(source)
+    line = str(caught.value)
+    assert "\n" not in line and str(source) in line and ": " in line
+    for part in parts:
+        assert part in line, line
+
+
+# ---- what is read
+
+
+@pytest.mark.parametrize(
+    ("row", "pair"),
+    [
+        (ROW, PAIR),
+        ({"instruction": " Hi\n", "chosen": "Hello! ", "rejected": "\tWhat?", "id": 3}, PAIR),
+        ({"question": "Hi", "chosen": "Hello!", "rejected": "What?", "margin": 1.5}, Pair("Hi", "Hello!", "What?", 1.5)),
+        (ROW | {"margin": None}, PAIR),
+        # TRL's conversational form: the prompt apart,
+        ({"prompt": [ASKED], "chosen": [GOOD], "rejected": [BAD]}, PAIR),
+        ({"prompt": "Hi", "chosen": [GOOD], "rejected": [BAD]}, PAIR),
+        # inside,
+        ({"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}, PAIR),
+        # or both (as UltraFeedback has it).
+        ({"prompt": "Hi", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}, PAIR),
+        ({"prompt": [ASKED], "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}, PAIR),
+        # A longer talk.
+        ({"chosen": said("Hi", "Yes?", "Sing!", "La", system="Be kind."),
+          "rejected": said("Hi", "Yes?", "Sing!", "No", system="Be kind.")},
+         Pair("Be kind.\n\nUser: Hi\n\nAssistant: Yes?\n\nUser: Sing!", "La", "No")),
+        ({"prompt": said("Sing!", system="Be kind."), "chosen": [GOOD], "rejected": [BAD]},
+         Pair("Be kind.\n\nSing!", "Hello!", "What?")),
+        # hh-rlhf's text form.
+        ({"chosen": "\n\nHuman: Hi\n\nAssistant: Hello!", "rejected": "\n\nHuman: Hi\n\nAssistant: What?"}, PAIR),
+        ({"chosen": "\n\nHuman: A\n\nAssistant: B\n\nHuman: C\n\nAssistant: D",
+          "rejected": "\n\nHuman: A\n\nAssistant: B\n\nHuman: C\n\nAssistant: Dear"},
+         Pair("User: A\n\nAssistant: B\n\nUser: C", "D", "Dear")),
+    ],
+)
+def test_forms(write, row, pair):
+    assert read_preferences(write("a.jsonl", [row])) == [pair]
+    assert read_preferences(write("a.json", json.dumps([row, row]))) == [pair, pair]
+
+
+def test_csv_and_tsv(write):
+    out = io.StringIO()
+    csv.writer(out).writerows([["prompt", "chosen", "rejected", "margin"], ["Say, so", "two\nlines", "b", "0.25"],
+                               ["Hi", json.dumps([GOOD]), json.dumps([BAD]), ""]])
+    assert read_preferences(write("a.csv", out.getvalue())) == [Pair("Say, so", "two\nlines", "b", 0.25), PAIR]
+    assert read_preferences(write("a.tsv", "prompt\tchosen\trejected\nHi\tHello!\tWhat?\n")) == [PAIR]
+    assert read_preferences(write("b.csv", "prompt;chosen;rejected\nHi;Hello!;What?\n")) == [PAIR]
+
+
+def test_text_that_looks_like_json_stays_text(write):
+    row = {"prompt": "A list?", "chosen": '[{"a": 1}]', "rejected": "[{"}
+    assert read_preferences(write("a.jsonl", [row])) == [Pair("A list?", '[{"a": 1}]', "[{")]
+
+
+def test_parquet(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"chosen": [[ASKED, GOOD]] * 2, "rejected": [[ASKED, BAD], None]}), path)
+    refusal(path, 'row 2, column "rejected": null')
+    parquet.write_table(pyarrow.table({"chosen": [[ASKED, GOOD]], "rejected": [[ASKED, BAD]]}), path)
+    assert read_preferences(path) == [PAIR]
+
+
+def test_progress_says_how_many(write):
+    lines = []
+    read_preferences(write("a.jsonl", [ROW] * 3), progress=lines.append)
+    assert lines == ["3 pairs"]
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts"),
+    [
+        ([{"chosen": "a", "rejected": "b"}], ['line 1 has no column "prompt"', "add the column"]),
+        ([{"prompt": "a", "chosen": "b"}], ['line 1 has no column "rejected"', '"prompt", "chosen"']),
+        ([{"instruction": "a", "response": "b"}], ['line 1 has no column "chosen"', '"instruction", "response"']),
+        ([{}], ["its columns: none"]),
+        ([ROW, {"prompt": "a", "chosen": "b", "reject": "c"}], ['line 2 has no column "rejected"', '"reject"']),
+        ([ROW, {"instruction": "a", "chosen": "b", "rejected": "c"}], ['line 2 has no column "prompt"']),
+        ([ROW, "", "{oops"], ["line 3 is not JSON"]),
+        ([ROW, "[" * 100_000], ["line 2 is not JSON"]),
+        ([ROW, '["a"]'], ["line 2 is a list"]),
+        (["3"], ["line 1 is a number"]),
+        ([ROW | {"prompt": None}], ['line 1, column "prompt": null']),
+        ([ROW | {"chosen": None}], ['line 1, column "chosen": null']),
+        ([ROW | {"rejected": 3}], ['column "rejected": a number, not text']),
+        ([ROW | {"rejected": {"text": "a"}}], ['column "rejected": an object, not text']),
+        ([ROW | {"prompt": " "}], ['column "prompt" is empty']),
+        ([ROW, ROW | {"rejected": ""}], ['line 2, column "rejected" is empty']),
+        ([ROW | {"rejected": "Hello!"}], ['"chosen" and "rejected" are the same']),
+        ([ROW | {"rejected": "Hello!\n"}], ["the same"]),
+        ([{"chosen": [ASKED, GOOD], "rejected": [ASKED, GOOD]}], ["are the same"]),
+        ([{"chosen": [ASKED, GOOD], "rejected": [ASKED, {**GOOD, "content": "Hello! "}]}], ["white space alone"]),
+        (['{"prompt": "a", "chosen": "b", "rejected": "\\ud800"}'], ['column "rejected"', "surrogate"]),
+        ([ROW | {"chosen": [GOOD]}], ["one is text, the other messages"]),
+        ([{"prompt": "Hi", "chosen": [], "rejected": [BAD]}], ['column "chosen": an empty list']),
+        ([{"prompt": "Hi", "chosen": [{"role": "bot", "content": "x"}], "rejected": [BAD]}], ["message 1", "'bot'"]),
+        ([{"prompt": "Hi", "chosen": [{"role": "assistant"}], "rejected": [BAD]}], ["message 1", '"content"']),
+        ([{"prompt": "Hi", "chosen": ["a"], "rejected": ["b"]}], ['column "chosen", message 1: text without "role"']),
+        ([{"chosen": [GOOD], "rejected": [BAD]}], ["has no prompt"]),
+        ([{"chosen": [ASKED, GOOD], "rejected": [ASKED]}], ["the same talk up to the last message"]),
+        ([{"chosen": said("A", "B", "C", "D"), "rejected": said("A", "X", "C", "D")}], ["the same talk up to the last"]),
+        ([{"chosen": said("A"), "rejected": said("B")}], ["the same talk up to the last"]),
+        ([{"prompt": said("A", "B"), "chosen": [GOOD], "rejected": [BAD]}], ["must end with the user's"]),
+        ([{"prompt": "Bye", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}], ["says something else"]),
+        ([ROW | {"margin": "much"}], ['column "margin": text, not a number']),
+        ([ROW | {"margin": True}], ['column "margin"']),
+        (['{"prompt": "a", "chosen": "b", "rejected": "c", "margin": NaN}'], ['column "margin"']),
+        ([{"chosen": "Human: a", "rejected": "Human: b"}], ['no column "prompt"']),
+    ],
+)
+def test_rows_that_are_no_pairs(write, rows, parts):
+    refusal(write("a.jsonl", rows), *parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("a.jsonl", b"", ["is empty"]),
+        ("a.jsonl", b" \n", ["white space"]),
+        ("a.json", b"[]", ["holds no rows"]),
+        ("a.json", b'{"prompt": "a"', ["not JSON"]),
+        ("a.csv", b"prompt,chosen,rejected\n", ["holds no rows"]),
+        ("a.csv", b"prompt,chosen,rejected\na,b\n", ["line 2 has 2 columns"]),
+        ("a.csv", b"prompt,chosen,rejected\na,b,\n", ['line 2, column "rejected" is empty']),
+        ("a.jsonl", b'{"prompt": "n\xe9e"}', ["not UTF-8"]),
+        ("a.pdf", b"%PDF-1.7", ["a PDF"]),
+    ],
+)
+def test_files_that_hold_no_pairs(write, name, content, parts):
+    refusal(write(name, content), *parts)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    refusal(tmp_path / "none.jsonl", "no such file")
+    refusal(tmp_path, "a folder")
+
+
+def test_a_cut_off_file_of_preferences_is_refused(write):
+    whole = json.dumps(ROW) + "\n"
+    refusal(write("a.jsonl", (whole * 2)[:-20]), "line 2 is not JSON")
+
+
+# ---- ratings
+
+
+def rating(choice, a="x", b="y", prompt="Hi"):
+    return {"prompt": prompt, "a": a, "b": b, "rating": choice}
+
+
+def test_ratings_are_pairs_and_the_last_one_counts(write):
+    rows = [rating("left"), rating("tie", prompt="Q"), rating("skip", prompt="R"), rating("right", prompt="S"),
+            rating("left", "y", "x"),          # the first pair again, the other way round
+            rating("undo", prompt="S"), rating("left", prompt="T"), rating("tie", "y", "x", prompt="T")]
+    assert read_preferences(write("r.jsonl", rows)) == [Pair("Hi", "y", "x")]
+
+
+def test_a_journal_cut_off_by_a_kill_is_read_up_to_there(write):
+    path = write("r.jsonl", (json.dumps(rating("left")) + "\n") * 2 + '{"prompt": "Hi", "a": "q')
+    lines = []
+    assert read_preferences(path, progress=lines.append) == [Pair("Hi", "x", "y")]
+    assert "line 3 is not JSON" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts"),
+    [
+        ([rating("tie"), rating("skip", prompt="Q")], ["none of its 2 ratings decides"]),
+        ([rating("best")], ['line 1, column "rating"', "left, right, tie, skip"]),
+        ([rating("left"), ROW], ["line 2 is no rating", '"chosen"']),
+        ([rating("left", b="x")], ["the same text"]),
+        ([rating("left", b=4)], ['column "b": a number']),
+    ],
+)
+def test_ratings_that_are_none(write, rows, parts):
+    refusal(write("r.jsonl", rows), *parts)
+
+
+def test_what_ratings_write_is_read(tmp_path):
+    ratings = Ratings(tmp_path / "r.jsonl")
+    ratings.add("Hé 🙂", "a\n", " b", "right", 2.345)
+    ratings.add("Q", "a", "b", "skip")
+    assert read_preferences(ratings.path) == ratings.pairs() == [Pair("Hé 🙂", " b", "a\n")]
+
+
+# ---- the Hub
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def holds(columns):
+        monkeypatch.setattr(corpus, "_probe_hub", lambda *arguments: None)
+        monkeypatch.setattr(datasets, "load_dataset", lambda *a, **o: datasets.Dataset.from_dict(columns))
+
+    return holds
+
+
+def test_a_hub_dataset_is_read_past_rows_that_are_no_pairs(hub):
+    hub({"prompt": ["Hi", "Hi", "Hi"], "chosen": [[ASKED, GOOD]] * 3,
+         "rejected": [[ASKED, BAD], [ASKED, GOOD], [ASKED, BAD]]})
+    lines = []
+    assert read_preferences("owner/name", progress=lines.append) == [PAIR, PAIR]
+    assert "passed over 1 rows" in lines[0] and "row 2" in lines[0] and lines[1] == "2 pairs"
+
+
+def test_a_hub_dataset_without_pairs_is_refused(hub):
+    hub({"prompt": ["Hi"], "chosen": ["a"], "rejected": ["a"]})
+    refusal("owner/name", "row 1", "are the same")
+    hub({"text": ["Hi"] * 9})
+    refusal("owner/name", 'row 1 has no column "chosen"')
