@@ -416,8 +416,8 @@ low, high = max(min(p)[0] for p in spots.values()), min(max(p)[0] for p in spots
 both = [(kl, *(at_kl(spots[name], kl) for name in ("PPO", "DPO"))) for kl in sorted({low, *reached, high}) if low <= kl <= high]
 for kl, ppo_has, dpo_has in both:
     print(f"at {kl:5.1f} nats: PPO {ppo_has:+.2f}, DPO {dpo_has:+.2f}, difference {ppo_has - dpo_has:+.2f}")
-if both:
-    print(f"PPO minus DPO, mean over these: {statistics.fmean(a - b for _, a, b in both):+.2f}")
+print(f"PPO minus DPO, mean over these: {statistics.fmean(a - b for _, a, b in both):+.2f}" if both else
+      "There is no KL that both reach.")
 print(f"You predicted: {lab.prediction('better') or 'nothing'}.")
 
 # %% ftlab="result" claim="C57"
@@ -446,20 +446,13 @@ lab.claim("C59", lab.study("C59")[0]["value"])
 #
 # ### The same again: ten seeds
 
-
 # %% ftlab="result" claim="C58"
-def of_all_seeds(claim, key):
-    """What a study's runs, one a seed or all in one, hold under a key."""
-    found = [entry["data"][key] for entry in lab.study(claim)]
-    return [value for one in found for value in (one if isinstance(one, list) else [one])]
-
-
-spread = {name: of_all_seeds("C58", name.lower()) for name in ("PPO", "DPO")}
+spread = {name: [entry["data"][name.lower()] for entry in lab.study("C58")] for name in ("PPO", "DPO")}
 plots.bars({name: (statistics.fmean(v), min(v), max(v)) for name, v in spread.items()}, "true utility: mean, lowest, highest",
            title=f"{len(spread['DPO'])} seeds").show()
 for name, values in spread.items():
     print(f"{name}: standard deviation {statistics.stdev(values):.3f} over {len(values)} seeds")
-lab.claim("C58", lab.study("C58")[0]["value"])
+lab.claim("C58", statistics.stdev(spread["PPO"]) / statistics.stdev(spread["DPO"]))
 
 # %% [markdown]
 # A seed changes which comparisons were made and how noise fell on them, for both methods; for PPO it also changes every answer
@@ -504,8 +497,8 @@ lab.claim("X11", lab.study("X11")[0]["value"])
 # ### And with TRL
 
 # %% ftlab="result" claim="X11b"
-for name, value in lab.study("X11b")[0]["data"].items():
-    print(f"{name}: {value}")
+for name, values in lab.study("X11b")[0]["data"].items():
+    print(f"{name}: " + ", ".join(f"{what} {value:.4g}" for what, value in values.items()))
 lab.claim("X11b", lab.study("X11b")[0]["value"])
 
 # %% [markdown]

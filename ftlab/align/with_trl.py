@@ -11,7 +11,7 @@ import time
 import torch
 
 from ftlab.align import dpo, reward
-from ftlab.align.pairs import logprobs_of, pair_batch, pair_rows
+from ftlab.align.pairs import pair_batch, pair_rows, sequence_logprobs
 from ftlab.model.hub import from_hf, hf_state_dict, to_hf
 from ftlab.text.template import alpaca, alpaca_response
 from ftlab.text.tokenizer import BOS
@@ -78,13 +78,17 @@ def compare_with_trl(model, tokenizer, pairs, beta=dpo.BETA, kind="sigmoid", pol
     taken in another order, differ by 1e-5 of it.)
     """
     policy, model = (copy.deepcopy(m).double() for m in (moved(model) if policy is None else policy, model))
-    rows = pair_rows(pairs, tokenizer)
-    reference = [logprobs_of(model, side, tokenizer) for side in rows]
-    ours = dpo.pair_loss(beta, kind=kind)(policy, pair_batch(*rows, tokenizer.pad_id, [*reference[0], *reference[1]]))
+    batch = pair_batch(*pair_rows(pairs, tokenizer), tokenizer.pad_id)
+    with torch.no_grad():
+        batch.reference = sequence_logprobs(model, batch)
+    ours = dpo.pair_loss(beta, kind=kind)(policy, batch)
     ours.backward()
     with quiet(), tempfile.TemporaryDirectory() as folder:
         trainer = dpo_trainer(model, tokenizer, pairs, 1, folder, beta=beta, pairs_per_batch=len(pairs), loss_type=[kind])
-        inputs = next(iter(trainer.get_train_dataloader()))  # holds the reference's log-probabilities by now
+        inputs = next(iter(trainer.get_train_dataloader()))
+        # It has kept the reference's log-probabilities, as float32: half a thousand nats are rounded to 3e-5.
+        with torch.no_grad():
+            inputs["ref_chosen_logps"], inputs["ref_rejected_logps"] = trainer.compute_ref_log_probs(trainer.model, inputs)
         trainer.model.load_state_dict(hf_state_dict(policy), strict=False)
         trainer.model.eval()
         theirs = trainer.compute_loss(trainer.model, inputs)
