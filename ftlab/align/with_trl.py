@@ -4,11 +4,15 @@ TRL has no PPO trainer any more; RLOO (Ahmadian et al. 2024) is its nearest rela
 answer is the mean score of the other answers to the same prompt. All run in float32, without gradient checkpointing.
 """
 
+import copy
 import tempfile
 import time
 
-from ftlab.align import reward
-from ftlab.model.hub import from_hf, to_hf
+import torch
+
+from ftlab.align import dpo, reward
+from ftlab.align.pairs import pair_batch, pair_rows, sequence_logprobs
+from ftlab.model.hub import from_hf, hf_state_dict, to_hf
 from ftlab.text.template import alpaca, alpaca_response
 from ftlab.text.tokenizer import BOS
 from ftlab.tune.with_trl import quiet
@@ -54,6 +58,46 @@ def dpo_with_trl(model, tokenizer, pairs, steps, **settings):
         began = time.perf_counter()
         trainer.train()
         return from_hf(trainer.model), _happened(trainer, began)
+
+
+def moved(model, seed=1, by=0.02):
+    """A copy of `model` with noise of standard deviation `by` on every weight: at its start a policy is its reference, and
+    every margin is 0."""
+    policy, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(torch.randn(p.shape, generator=generator).to(p.dtype), alpha=by)
+    return policy
+
+
+def compare_with_trl(model, tokenizer, pairs, beta=dpo.BETA, kind="sigmoid", policy=None):
+    """{"loss", "gradient"}: by how much ours and `DPOTrainer`'s differ on `pairs` as one batch, in float64.
+
+    model: the reference; policy: by default `moved(model)`. kind: "sigmoid" or "ipo". "loss" in nats. "gradient": the largest
+    difference in any weight's gradient, as a share of the largest gradient. (In float32 sums over the tokens of a response,
+    taken in another order, differ by 1e-5 of it.)
+    """
+    policy, model = (copy.deepcopy(m).double() for m in (moved(model) if policy is None else policy, model))
+    batch = pair_batch(*pair_rows(pairs, tokenizer), tokenizer.pad_id)
+    with torch.no_grad():
+        batch.reference = sequence_logprobs(model, batch)
+    ours = dpo.pair_loss(beta, kind=kind)(policy, batch)
+    ours.backward()
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        trainer = dpo_trainer(model, tokenizer, pairs, 1, folder, beta=beta, pairs_per_batch=len(pairs), loss_type=[kind])
+        inputs = next(iter(trainer.get_train_dataloader()))
+        # It has kept the reference's log-probabilities, as float32: half a thousand nats are rounded to 3e-5.
+        with torch.no_grad():
+            inputs["ref_chosen_logps"], inputs["ref_rejected_logps"] = trainer.compute_ref_log_probs(trainer.model, inputs)
+        trainer.model.load_state_dict(hf_state_dict(policy), strict=False)
+        trainer.model.eval()
+        theirs = trainer.compute_loss(trainer.model, inputs)
+        theirs.backward()
+    peer = {name.removeprefix("model."): p.grad for name, p in trainer.model.named_parameters()}
+    own = {name: p.grad for name, p in policy.named_parameters()}
+    apart = max((own[name] - gradient).abs().max().item() for name, gradient in peer.items())
+    return {"loss": abs(ours.item() - theirs.item()),
+            "gradient": apart / max(gradient.abs().max().item() for gradient in peer.values())}
 
 
 def reward_trainer(model, tokenizer, pairs, steps, folder, lr=reward.LR, pairs_per_batch=reward.PAIRS_PER_BATCH, seed=0,

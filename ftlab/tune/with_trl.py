@@ -6,6 +6,7 @@ text, with the columns "prompt" and "completion": TRL cuts them into tokens, mas
 
 import contextlib
 import logging
+import os
 import tempfile
 import time
 import warnings
@@ -96,6 +97,8 @@ def quiet():
     names = ("trl", "accelerate", "transformers", "datasets")
     levels = {name: logging.getLogger(name).level for name in names}
     bars = not datasets.are_progress_bars_disabled(), transformers.logging.is_progress_bar_enabled()
+    tqdm = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"  # TRL's own bars look there
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
     for name in names:
@@ -105,6 +108,9 @@ def quiet():
             warnings.simplefilter("ignore")
             yield
     finally:
+        os.environ.pop("TQDM_DISABLE")
+        if tqdm is not None:
+            os.environ["TQDM_DISABLE"] = tqdm
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
         if bars[0]:

@@ -1,6 +1,5 @@
 """DPO against TRL, against its own definition, and on a choice whose best policy is known."""
 
-import copy
 import math
 
 import pytest
@@ -8,47 +7,29 @@ import torch
 
 from ftlab.align import dpo as our_dpo
 from ftlab.align import with_trl
-from ftlab.align.pairs import PairBatches, logprobs_of, pair_rows
-from ftlab.tune.with_trl import quiet
+from ftlab.align.pairs import pair_rows
 from ftlab.world.preference import Pair
 
 
-def shaken(model, seed=1):
-    """A copy that has moved a little."""
-    moved = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in moved.parameters():
-            p.add_(torch.randn(p.shape, generator=generator), alpha=0.02)
-    return moved
-
-
-def our_batch(reference, tokenizer, pairs):
-    made = pair_rows(pairs, tokenizer)
-    known = [logprobs_of(reference, rows, tokenizer) for rows in made]
-    return PairBatches(*made, len(pairs), tokenizer, reference=known).batch(list(range(len(pairs))))
-
-
 @pytest.mark.parametrize("kind, beta", [("sigmoid", 0.1), ("sigmoid", 0.7), ("ipo", 0.1)])
-def test_loss_and_gradients_are_those_of_trl(kind, beta, tokenizer, tiny, pairs, tmp_path):
-    """In float64: the sums over a hundred tokens round differently in float32."""
-    reference = tiny().double()
-    policy = shaken(reference)
-    loss = our_dpo.pair_loss(beta, kind=kind)(policy, our_batch(reference, tokenizer, pairs[:6]))
-    loss.backward()
-    with quiet():
-        trainer = with_trl.dpo_trainer(reference, tokenizer, pairs[:6], 1, tmp_path, beta=beta, pairs_per_batch=6,
-                                       loss_type=[kind])
-        inputs = next(iter(trainer.get_train_dataloader()))
-        trainer.model.load_state_dict({f"model.{key}": value for key, value in policy.state_dict().items()
-                                       if key != "lm_head.weight"}, strict=False)
-        trainer.model.eval()
-        assert next(trainer.model.parameters()).dtype == torch.float64
-        theirs = trainer.compute_loss(trainer.model, inputs)
-        theirs.backward()
-    assert loss.item() == pytest.approx(theirs.item(), abs=1e-5, rel=1e-5)
-    want = trainer.model.model.layers[1].mlp.up_proj.weight.grad
-    torch.testing.assert_close(policy.layers[1].mlp.up_proj.weight.grad, want, rtol=1e-3, atol=1e-5 * want.abs().max().item())
+def test_loss_and_gradients_are_those_of_trl(kind, beta, tokenizer, tiny, pairs):
+    found = with_trl.compare_with_trl(tiny(), tokenizer, pairs[:6], beta, kind)
+    assert found["loss"] < 1e-5 and found["gradient"] < 1e-5, found
+
+
+def test_the_comparison_with_trl_would_see_a_difference(tokenizer, tiny, pairs, monkeypatch):
+    """Another beta on our side only; and a policy that is told apart from the default one."""
+    reference, ours = tiny(), our_dpo.pair_loss
+    monkeypatch.setattr(our_dpo, "pair_loss", lambda beta, **rest: ours(1.01 * beta, **rest))
+    found = with_trl.compare_with_trl(reference, tokenizer, pairs[:4], 0.5, policy=with_trl.moved(reference, by=0.01))
+    assert found["loss"] > 1e-4 and found["gradient"] > 1e-4
+
+
+def test_a_policy_that_moved_leaves_its_start_alone(tiny):
+    start = tiny()
+    before = start.embed_tokens.weight.clone()
+    apart = with_trl.moved(start).embed_tokens.weight - start.embed_tokens.weight
+    assert torch.equal(start.embed_tokens.weight, before) and apart.std().item() == pytest.approx(0.02, rel=0.05)
 
 
 def test_the_loss_says_what_its_formula_says():
