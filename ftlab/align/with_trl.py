@@ -138,7 +138,11 @@ def rloo_with_trl(model, tokenizer, tasks_, score, steps, answers=64, per_prompt
     with quiet(), tempfile.TemporaryDirectory() as folder:
         config = RLOOConfig(**_settings(folder, steps, lr, answers, seed) | dict(
             num_generations=per_prompt, max_completion_length=max_new_tokens, beta=beta, temperature=1.0))
-        trainer = _quietly(RLOOTrainer(to_hf(model).train(), scored, config, train_dataset=Dataset.from_list(rows),
+        start = to_hf(model).train()
+        if beta:  # TRL loads the reference by the model's name
+            start.save_pretrained(f"{folder}/start")
+            start.config._name_or_path = f"{folder}/start"
+        trainer = _quietly(RLOOTrainer(start, scored, config, train_dataset=Dataset.from_list(rows),
                                        processing_class=tokenizer.to_hf(), callbacks=list(callbacks)))
         began = time.perf_counter()
         trainer.train()
