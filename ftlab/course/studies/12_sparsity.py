@@ -3,7 +3,7 @@
 Pruned is one model, base-small (0.72 M parameters; its assistant beside it), so that a seed of C60 to C62 draws other
 held-out stories, calibration and training texts: their intervals are about the data, not about other models. C63 pretrains
 its models anew for each seed, X12 tunes anew. Settings and margins were fixed before any seed of a study ran, after a
-pilot on seed 101.
+pilot on seed 101; but for the rates of X12, whose note tells of the first ones.
 """
 
 import functools
