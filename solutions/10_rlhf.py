@@ -282,7 +282,7 @@ lab.check("policy_loss", policy_loss)
 
 # %% ftlab="probe" id="policy_loss"
 generator = torch.Generator().manual_seed(lab.probe_seed("policy_loss"))
-probe_mask = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1]]).bool()
+probe_mask = torch.tensor([[0, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1]]).bool()
 probe_new, probe_old, probe_advantages = torch.randn(3, 2, 6, generator=generator) * probe_mask
 lab.probe("policy_loss", known.run_policy_loss(policy_loss, probe_new / 2, probe_old / 2, probe_advantages, probe_mask, 0.2))
 

@@ -304,11 +304,10 @@ EXERCISES = [
     Exercise(
         id="preference", title="The loss of Bradley and Terry", points=3, minutes=8, difficulty=1,
         hints=(
-            "Only the difference of the two rewards says who is preferred. What is the probability of what the annotator did?",
+            "Only the difference of two rewards counts. How likely is what the annotator did?",
             "P = σ(r_chosen − r_rejected). The loss of a pair is −log P; `F.logsigmoid` keeps it exact where P is tiny.",
             "The margin is chosen - rejected, the log-probability of a pair F.logsigmoid of it, the loss its mean with a "
-            "minus: "
-            "return -F.logsigmoid(chosen - rejected).mean()",
+            "minus: return -F.logsigmoid(chosen - rejected).mean()",
         ),
         mistakes={
             "swapped": "Chosen and rejected are swapped: your loss falls when the rejected text gets more.",
@@ -330,24 +329,21 @@ EXERCISES = [
         hints=(
             "Two parts: a price for each token of the answer, and the score, which comes once, when the answer is over.",
             "The price at place t is −kl_coef · (logp − ref_logp), and 0 outside of the mask. The score belongs on the last "
-            "true place of each row: neither the last column, which is padding, nor the number of true places, since the "
-            "prompt comes first.",
-            "rewards = -kl_coef * (logp - ref_logp) * mask; last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1); "
-            "rewards[torch.arange(len(mask)), last] += scores; return rewards",
+            "true place of each row. Flip the mask, and that is the first true one.",
+            "Prices first, then the place, then the score: rewards = -kl_coef * (logp - ref_logp) * mask; last = "
+            "mask.shape[1] - 1 - mask.flip(1).int().argmax(1); rewards[torch.arange(len(mask)), last] += scores; return "
+            "rewards",
         ),
         mistakes={
-            "sign": "You pay the policy for leaving the reference: a step away costs, −β (log π − log π_ref). Either the sign "
-                    "is "
-                    "wrong, or policy and reference are swapped.",
+            "sign": "You pay the policy for leaving the reference: each step away costs. Either the sign is wrong, or policy "
+                    "and reference are swapped.",
             "everywhere": "You gave the score to every token; it comes once, on the last token, or long answers earn it more "
                           "often.",
-            "padded_row": "You put the score on the last column of the row, which may be padding; it belongs on the last place "
-                          "of "
-                          "the answer.",
+            "padded_row": "You put the score on the last column of the row, which may be padding; it belongs on the last "
+                          "place of the answer.",
             "from_count": "You counted the answer's places and forgot that the prompt stands before them.",
-            "behind": "Your score stands one place too far: place t decides on token t + 1, so the last place is the last true "
-                      "one "
-                      "of the mask.",
+            "behind": "Your score stands one place too far: place t decides on token t + 1, so the last place is the last "
+                      "true one of the mask.",
             "no_mask": "Prompt and padding pay, too: only places of the answer have a price.",
             "whole": "You put the whole price on the last token. It sums to the same, but no token learns which step cost it.",
         },
@@ -368,8 +364,7 @@ EXERCISES = [
             "At each place: delta = rewards[:, t] + gamma * following - values[:, t], with `following` the value of the next "
             "place. Behind the last place of an answer, value and advantage are 0: multiply by the mask what you carry back.",
             "ahead = following = torch.zeros(B); for t in reversed(range(T)): delta = ...; ahead = (delta + gamma * lam * "
-            "ahead) "
-            "* mask[:, t]; following = values[:, t] * mask[:, t]; advantages[:, t] = ahead. Return advantages, "
+            "ahead) * mask[:, t]; following = values[:, t] * mask[:, t]; advantages[:, t] = ahead. Return advantages, "
             "(advantages + values) * mask.",
         ),
         mistakes={
@@ -417,11 +412,10 @@ EXERCISES = [
         id="policy_loss", title="The clipped objective", points=5, minutes=15, difficulty=3,
         hints=(
             "You have logarithms of probabilities. The ratio π / π_old is the exponential of their difference.",
-            "Two candidates: ratio · A, and the clamped ratio · A. Take the smaller of the two, place by place, then the mean "
-            "over "
-            "the mask, and the minus, since it is to be made large.",
-            "ratio = (logp - old_logp).exp()[mask]; A = advantages[mask]; return -torch.minimum(ratio * A, "
-            "ratio.clamp(1 - clip, 1 + clip) * A).mean()",
+            "Two candidates: ratio · A, and the clamped ratio · A. Take the smaller of the two, place by place, and "
+            "of that the mean over the mask.",
+            "The minus makes a loss of it: ratio = (logp - old_logp).exp()[mask]; A = advantages[mask]; return "
+            "-torch.minimum(ratio * A, ratio.clamp(1 - clip, 1 + clip) * A).mean()",
         ),
         mistakes={
             "no_exp": "Your ratio is a difference of logarithms: take its exponential.",
@@ -437,8 +431,7 @@ EXERCISES = [
             "summed": "You summed over the tokens; take the mean, or long answers get a higher learning rate.",
             "padding": "Your mean counts prompt and padding: divide by the number of true places only.",
             "by_answer": "You took the mean of each answer first, so that a token of a long answer counts for less; take one "
-                         "mean over "
-                         "all tokens.",
+                         "mean over all tokens.",
         },
         check=against(functools.partial(run_policy_loss, policy_loss), policy_cases, using=run_policy_loss,
                       mistakes=_policy_mistakes()),
@@ -448,11 +441,10 @@ EXERCISES = [
         id="value_loss", title="The loss of the values", points=3, minutes=10, difficulty=2,
         hints=(
             "The same caution as for the policy, but this is an error: which of two errors would a cautious judge count?",
-            "near = old_values + (values − old_values) held between −clip and clip. Both squared errors against the returns, "
-            "the "
-            "larger one place by place, half of its mean over the mask.",
-            "near = old_values + (values - old_values).clamp(-clip, clip); return 0.5 * torch.maximum((values - returns) ** 2, "
-            "(near - returns) ** 2)[mask].mean()",
+            "near = old_values + (values − old_values) held between −clip and clip. Of both squared errors the larger one, "
+            "place by place.",
+            "Then half of the mean: near = old_values + (values - old_values).clamp(-clip, clip); return 0.5 * "
+            "torch.maximum((values - returns) ** 2, (near - returns) ** 2)[mask].mean()",
         ),
         mistakes={
             "minimum": "You take the smaller error, which lets a value off as soon as either looks good; the larger one "
