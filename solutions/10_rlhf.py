@@ -282,8 +282,8 @@ lab.check("policy_loss", policy_loss)
 
 # %% ftlab="probe" id="policy_loss"
 generator = torch.Generator().manual_seed(lab.probe_seed("policy_loss"))
-probe_mask = torch.tensor([[0, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1]]).bool()
-probe_new, probe_old, probe_advantages = torch.randn(3, 2, 6, generator=generator) * probe_mask
+probe_mask = (torch.arange(12) >= 1) & (torch.arange(12) < torch.tensor([[4], [9], [12]]))
+probe_new, probe_old, probe_advantages = torch.randn(3, 3, 12, generator=generator) * probe_mask
 lab.probe("policy_loss", known.run_policy_loss(policy_loss, probe_new / 2, probe_old / 2, probe_advantages, probe_mask, 0.2))
 
 # %%
@@ -320,8 +320,8 @@ lab.check("value_loss", value_loss)
 
 # %% ftlab="probe" id="value_loss"
 generator = torch.Generator().manual_seed(lab.probe_seed("value_loss"))
-probe_mask = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1]]).bool()
-probe_new, probe_old, probe_returns = torch.randn(3, 2, 6, generator=generator) * probe_mask
+probe_mask = (torch.arange(12) >= 1) & (torch.arange(12) < torch.tensor([[4], [9], [12]]))
+probe_new, probe_old, probe_returns = torch.randn(3, 3, 12, generator=generator) * probe_mask
 lab.probe("value_loss", known.run_value_loss(value_loss, probe_new, probe_old, probe_returns, probe_mask, 0.2))
 
 # %% [markdown]
