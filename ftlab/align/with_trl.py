@@ -73,8 +73,8 @@ def moved(model, seed=1, by=0.02):
 def compare_with_trl(model, tokenizer, pairs, beta=dpo.BETA, kind="sigmoid", policy=None):
     """{"loss", "gradient"}: by how much ours and `DPOTrainer`'s differ on `pairs` as one batch, in float64.
 
-    model: the reference; policy: by default `moved(model)`. kind: "sigmoid" or "ipo". "loss" in nats, as a share of a loss
-    that is larger than 1. "gradient": the largest difference in any weight's gradient, as a share of the largest gradient.
+    model: the reference; policy: by default `moved(model)`. kind: "sigmoid" or "ipo". "loss" in nats. "gradient": the largest
+    difference in any weight's gradient, as a share of the largest gradient.
     """
     policy, model = (copy.deepcopy(m).double() for m in (moved(model) if policy is None else policy, model))
     batch = pair_batch(*pair_rows(pairs, tokenizer), tokenizer.pad_id)
@@ -95,7 +95,7 @@ def compare_with_trl(model, tokenizer, pairs, beta=dpo.BETA, kind="sigmoid", pol
     peer = {name.removeprefix("model."): p.grad for name, p in trainer.model.named_parameters()}
     own = {name: p.grad for name, p in policy.named_parameters()}
     apart = max((own[name] - gradient).abs().max().item() for name, gradient in peer.items())
-    return {"loss": abs(ours.item() - theirs.item()) / max(1.0, abs(theirs.item())),
+    return {"loss": abs(ours.item() - theirs.item()),
             "gradient": apart / max(gradient.abs().max().item() for gradient in peer.values())}
 
 
