@@ -74,8 +74,7 @@ def compare_with_trl(model, tokenizer, pairs, beta=dpo.BETA, kind="sigmoid", pol
     """{"loss", "gradient"}: by how much ours and `DPOTrainer`'s differ on `pairs` as one batch, in float64.
 
     model: the reference; policy: by default `moved(model)`. kind: "sigmoid" or "ipo". "loss" in nats. "gradient": the largest
-    difference in any weight's gradient, as a share of the largest gradient. (In float32 sums over the tokens of a response,
-    taken in another order, differ by 1e-5 of it.)
+    difference in any weight's gradient, as a share of the largest gradient.
     """
     policy, model = (copy.deepcopy(m).double() for m in (moved(model) if policy is None else policy, model))
     batch = pair_batch(*pair_rows(pairs, tokenizer), tokenizer.pad_id)
