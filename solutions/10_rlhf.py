@@ -472,7 +472,8 @@ lab.predict("accuracy", "Annotators who err rank the pairs. On held-out pairs, r
 # %% ftlab="experiment"
 chances = [tasks.preference_probability(pair.margin, measured.NOISE) for pair in measured.annotated(0, PAIRS)]
 floor = statistics.fmean(-sum(p * math.log(p) for p in (chance, 1 - chance) if p > 0) for chance in chances)
-plot = widgets.LivePlot(title="reward model: loss of a batch of pairs", floor=floor, floor_label="the annotators' own noise")
+plot = widgets.LivePlot(title="reward model: loss of a batch of pairs", floor=floor, floor_label="the annotators' own noise",
+                        unit="nats per pair")
 made = measured.reward_model(0, quiet, count=PAIRS, callbacks=[plot])
 held_out = measured.test_pairs()[:profile.steps(300, 8)]
 accuracy = reward.accuracy(made, tokenizer, held_out)
@@ -662,7 +663,8 @@ for iteration, text in lab.study("C53")[0]["data"]["samples"]:
 # %% ftlab="play"
 def reward_model_that_likes_length():
     return measured.reward_model(0, quiet, count=PAIRS, length_bias=measured.LENGTH_BIAS,
-                                 callbacks=[widgets.LivePlot(title="reward model of annotators who like length")])
+                                 callbacks=[widgets.LivePlot(title="reward model of annotators who like length",
+                                                            unit="nats per pair")])
 
 
 widgets.run_live_button("Train both against length", ppo_live(reward_model_that_likes_length, "annotators who like length",

@@ -574,7 +574,7 @@ def my_dpo(report):
     with tempfile.TemporaryDirectory() as folder:
         mine = preferences.read_preferences(MY_FILE or taste(folder), progress=report)
     made, _, metrics = library.dpo(assistant, tokenizer, mine, beta=BETA, lr=measured.LR,
-                                   callbacks=[widgets.LivePlot(title="DPO on your preferences")])
+                                   callbacks=[widgets.LivePlot(title="DPO on your preferences", unit="nats per pair")])
     prompt = mine[0].prompt
     return (f"accuracy on the last batch {metrics[-1]['accuracy']:.0%}\n\n{prompt}\n\nbefore: "
             f"{ask(assistant, tokenizer, [prompt])[0]}\n\nafter: {ask(made, tokenizer, [prompt])[0]}")

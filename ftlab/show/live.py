@@ -22,14 +22,15 @@ _hosts = []  # where a plot draws when a button runs it: the innermost run_live_
 class LivePlot:
     """A callback for `ftlab.train.train` that draws the training loss, the evaluations and the floor as they come.
 
-    floor: nats per token, drawn as a dashed line. metric: the evaluation metric drawn with the loss ("loss" where it
-    is left out). share: (metric, label) of a second panel in per cent, such as ("kept", "hero and object kept").
+    unit: of the loss. floor: in that unit, drawn as a dashed line. metric: the evaluation metric drawn with the loss
+    ("loss" where it is left out). share: (metric, label) of a second panel in per cent, such as ("kept", "hero and object kept").
     Outside a notebook, and under FTLAB_HEADLESS=1, nothing is drawn before the end; the final picture is displayed in
     both kinds of kernel, and `figure()` gives it anywhere. clock: seconds, for tests.
     """
 
     def __init__(self, floor=None, metric=None, share=None, title=None, floor_label="entropy of the source",
-                 name="training", eval_name="held out", clock=time.perf_counter):
+                 name="training", eval_name="held out", unit="nats per token", clock=time.perf_counter):
+        self.unit = unit
         self.floor, self.metric, self.share, self.title = floor, metric, share, title
         self.floor_label, self.name, self.eval_name, self.clock = floor_label, name, eval_name, clock
         self.redraws = 0
@@ -110,7 +111,7 @@ class LivePlot:
         _, steps, values = self.eval_series()
         return plots.training(self.steps, self.losses, (steps, values), self.share_series(), self.floor,
                               self.floor_label, self.share[1] if self.share else None, self.title, self.name,
-                              self.eval_name)
+                              self.eval_name, self.unit)
 
     def caption(self, over=False):
         """One or two lines of text under the plot: step, loss, tokens/s, time left; then the last metrics."""
@@ -126,7 +127,7 @@ class LivePlot:
         """The present curves as SVG text."""
         _, steps, values = self.eval_series()
         out = [_panel(self.steps, self.losses, steps, values, self.total, self.floor, self.floor_label, self.title,
-                      self.eval_name)]
+                      self.eval_name, self.unit)]
         if self.share:
             out.append(_share_panel(*self.share_series(), self.total, self.share[1]))
         return "".join(out)
@@ -191,7 +192,7 @@ def _path(place, xs, ys, colour, width=1.8, dash=""):
     return f'<polyline points="{points}" style="fill:none;stroke:{colour};stroke-width:{width};{dashed}"/>'
 
 
-def _panel(steps, losses, eval_steps, evals, total, floor, floor_label, title, eval_name):
+def _panel(steps, losses, eval_steps, evals, total, floor, floor_label, title, eval_name, unit):
     height = _BOX[1]
     kept = [(s, v) for s, v in zip(steps, losses, strict=True) if math.isfinite(v)]
     xs, ys = thin([s for s, _ in kept], [v for _, v in kept])
@@ -200,7 +201,7 @@ def _panel(steps, losses, eval_steps, evals, total, floor, floor_label, title, e
     pad = 0.06 * (high - low) or 0.5
     low, high = low - 2 * pad, high + pad  # the floor's name stands below its line
     place = _scale(total, low, high, height)
-    heading = f"{title}: loss (nats per token)" if title else "loss (nats per token)"
+    heading = f"{title}: loss ({unit})" if title else f"loss ({unit})"
     out = _frame(place, total, low, high, height, heading, heading, lambda v: f"{v:g}")
     if floor is not None:
         x, y = place(total, floor)

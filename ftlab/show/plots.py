@@ -241,18 +241,18 @@ def _floor(axes, floor, label, lowest, highest, ylim):
 
 @_styled
 def training(steps, losses, evals=None, shares=None, floor=None, floor_label="entropy of the source",
-             share_label=None, title=None, name="training", eval_name="held out"):
+             share_label=None, title=None, name="training", eval_name="held out", unit="nats per token"):
     """One run: its loss with the floor and, where there is one, a second panel with a share in per cent.
 
     evals: (steps, losses) of evaluations; shares: (steps, shares in [0, 1]) for the second panel, named `share_label`.
     """
     if not share_label:
         return loss_curve({name: (steps, losses)}, floor, {eval_name: evals} if evals else None, title,
-                          floor_label=floor_label)
+                          ylabel=f"loss ({unit})", floor_label=floor_label)
     figure, (axes, below) = _figure(height=4.9, rows=2, sharex=True, height_ratios=(3, 1.7),
                                     alt=f"loss and {share_label} against step")
     ends, lowest, highest = _draw_losses(axes, {name: (steps, losses)}, {eval_name: evals} if evals else {})
-    _titles(axes, title, "", "loss (nats per token)")
+    _titles(axes, title, "", f"loss ({unit})")
     for panel in (axes, below):
         panel.margins(x=0.01)
     _floor(axes, floor, floor_label, lowest, highest, None)

@@ -13,9 +13,10 @@ from ftlab.world.preference import Pair
 
 @pytest.mark.parametrize("kind, beta", [("sigmoid", 0.1), ("sigmoid", 0.7), ("ipo", 0.1)])
 def test_loss_and_gradients_are_those_of_trl(kind, beta, tokenizer, tiny, pairs):
-    """Bounds: 1e-5 of the loss; 1e-4 of the largest gradient (at beta 0.7 this model has 1.4e-5, at 0.1 below 1e-5)."""
+    """To 1e-5 at beta 0.1. What differs is the angle of a rotary position, which both sides round to float32, in another
+    order: some 1e-5 nats of a response's log-probability, which the loss multiplies by beta."""
     found = with_trl.compare_with_trl(tiny(), tokenizer, pairs[:6], beta, kind)
-    assert found["loss"] < 1e-5 and found["gradient"] < 1e-4, found
+    assert found["loss"] < 1e-4 * beta and found["gradient"] < 1e-4 * beta, found
 
 
 def test_the_comparison_with_trl_would_see_a_difference(tokenizer, tiny, pairs, monkeypatch):
