@@ -23,9 +23,9 @@ class LivePlot:
     """A callback for `ftlab.train.train` that draws the training loss, the evaluations and the floor as they come.
 
     unit: of the loss. floor: in that unit, drawn as a dashed line. metric: the evaluation metric drawn with the loss
-    ("loss" where it is left out). share: (metric, label) of a second panel in per cent, such as ("kept", "hero and object kept").
-    Outside a notebook, and under FTLAB_HEADLESS=1, nothing is drawn before the end; the final picture is displayed in
-    both kinds of kernel, and `figure()` gives it anywhere. clock: seconds, for tests.
+    ("loss" where it is left out). share: (metric, label) of a second panel in per cent, such as
+    ("kept", "hero and object kept"). Outside a notebook, and under FTLAB_HEADLESS=1, nothing is drawn before the end; the
+    final picture is displayed in both kinds of kernel, and `figure()` gives it anywhere. clock: seconds, for tests.
     """
 
     def __init__(self, floor=None, metric=None, share=None, title=None, floor_label="entropy of the source",
