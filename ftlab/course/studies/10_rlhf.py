@@ -287,13 +287,19 @@ CLAIMS = [
           statement="The policy stays near its start.", metric="KL an answer"),
     Claim(id="C52", kind="measured", lab=LAB, measure=measure_hacking, at_least=0.5, seeds=5, unit="utility",
           statement="Without the penalty the true utility falls below its own peak.",
-          metric=f"peak less end of {LONGER} iterations, means of five"),
+          metric=f"peak less end of {LONGER} iterations, means of five",
+          note="How deep it falls differs from run to run: 1.1 to 8.5. One went 65 nats away and wrote no stories for a "
+               "while."),
     Claim(id="C52b", kind="measured", lab=LAB, measure=measure_proxy, at_least=0.0, seeds=5, unit="nats",
           statement="Meanwhile the reward goes on rising: it is being hacked.",
-          metric="reward at the end less that at the true utility's peak, means of five iterations"),
+          metric="reward at the end less that at the true utility's peak, means of five iterations",
+          note="It rose in four runs of five, by 0.06 to 0.33, and stood still in the fifth (-0.006), where it had all but "
+               "reached what its reward model gives when the truth turned; the interval begins just below 0."),
     Claim(id="C53", kind="measured", lab=LAB, measure=measure_bias, at_least=0.2, seeds=5, unit="utility",
           statement="A reward model of annotators who like length costs true utility.",
-          metric="true utility with the usual annotators less that with the biased ones"),
+          metric="true utility with the usual annotators less that with the biased ones",
+          note="Each of five runs lost some, 0.10 to 1.86, which is too unlike for the interval to clear 0.2. That the bias is "
+               "what was exploited, C53b shows."),
     Claim(id="C53b", kind="measured", lab=LAB, measure=measure_length, at_least=5.0, seeds=5, unit="tokens",
           statement="It is exploited in just that way: answers grow.", metric="tokens an answer, biased less usual"),
     Claim(id="X10", kind="report", lab=LAB, measure=measure_rloo, seeds=1, unit="utility",
