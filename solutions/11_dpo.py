@@ -484,7 +484,7 @@ lab.claim("X11", lab.study("X11")[0]["value"])
 # | things to tune | beta, learning rate, passes | those, and clip, λ, KL coefficient, batch, value loss, ... |
 # | prompts without comparisons | cannot use them | can: the reward model marks whatever is written |
 # | a reward that is no preference (tests pass, an answer is right) | only through pairs made from it | takes it as it is |
-# | typical failure | probability goes where nobody looked; noisy pairs are believed | the reward model is exploited |
+# | typical failure | probability goes where nobody looked | the reward model is exploited, or too weak to say anything |
 #
 # **Take DPO** when what you have is pairs, of answers much like your model's own, and you want one run that is like supervised
 # training in cost, memory and calm. **Take PPO**, or its relatives without a value model (RLOO, GRPO), when the reward can be
