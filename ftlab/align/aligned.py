@@ -36,8 +36,8 @@ class Made:
 def by_ppo(start, tokenizer, ranked, progress=None, **changes):
     """A reward model from the ranked pairs, then PPO against it."""
     made, _ = reward.train_reward_model(start, tokenizer, ranked, seed=SEED, callbacks=progress or ())
-    own = pairs.response_rows([pair.prompt for pair in ranked[:200]], [pair.chosen for pair in ranked[:200]], tokenizer)
-    made = reward.centred(made, reward.rewards_of(made, own, tokenizer))
+    some = pairs.response_rows([pair.prompt for pair in ranked[:200]], [pair.chosen for pair in ranked[:200]], tokenizer)
+    made = reward.centred(made, reward.rewards_of(made, some, tokenizer))  # chosen answers have reward 0: a level, no more
     config = ppo.PPOConfig(**PPO | {"seed": SEED} | changes)
     asked = tasks.make(World("rich"), "write", max(config.answers, PROMPTS), f"aligned/{SEED}")
     policy, _ = ppo.ppo(start, tokenizer, asked, judge.asked(asked, tokenizer), judge.by_model(made), config,

@@ -10,6 +10,7 @@ import torch
 
 from ftlab.align.pairs import token_logprobs
 from ftlab.align.ppo import PPOConfig, collect
+from ftlab.text.examples import Example
 from ftlab.text.rows import prompt_rows
 from ftlab.text.template import ALPACA_END
 from ftlab.world import oracle, tasks
@@ -22,8 +23,6 @@ def answer_of(text):
 
 def asked(tasks_, tokenizer, template="alpaca"):
     """The ids of each task's prompt, as the policy reads them."""
-    from ftlab.text.examples import Example
-
     return prompt_rows([Example(task.instruction, input=task.input) for task in tasks_], tokenizer, template)
 
 

@@ -8,6 +8,8 @@ All in float32, from the shipped assistant at the temperature of Lab 10, on the 
    LlamaForCausalLM under autograd, answers by `model.generate`, logits of the whole text, a value head on the last hidden
    state; rewards, advantages, losses, minibatches and optimizer are ours on both sides, the reward model is the same.
 3. DPO: pairs per second against DPOTrainer, the reference's log-probabilities computed beforehand in both, same batch size.
+
+As in the other benches ours takes denormal numbers as zeros (`ftlab.train.denormals`), the peers run as the processor comes.
 """
 
 import copy
