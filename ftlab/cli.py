@@ -106,6 +106,7 @@ def build_parser():
     sub.add_argument("--steps", type=int, help="training steps (default: three times through the examples, fewer when "
                                                "the held-out loss rises)")  # fmt: skip
     sub.add_argument("--lr", type=float, help="peak learning rate (default: as the base needs)")
+    sub.add_argument("--range-test", action="store_true", help="choose the learning rate by a range test first")
     sub.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
     sub.add_argument("--template", metavar="NAME", help="alpaca or chat (default: chat for messages, else alpaca)")
     sub.add_argument("--loss", default="response", metavar="ON", help="response or all (default: response)")
@@ -229,7 +230,7 @@ def tune(options):
         names = [name for given in config["target_modules"] for name in given.split(",") if name]
         config["target_modules"] = names[0] if names == ["all-linear"] else names
     wish = Wish(options.steps, options.lr, options.seed, options.template, options.loss, options.max_length, config,
-                options.merge)
+                options.merge, options.range_test)
     callbacks = _training_progress() if _watched() else ()
     try:
         result = tune_from_data(options.method, options.data, options.out, options.base, wish, callbacks, _progress)

@@ -20,6 +20,7 @@ from ftlab.text.examples import read_examples
 from ftlab.text.rows import keep_short, prompt_rows, rows
 from ftlab.text.template import TEMPLATES
 from ftlab.train.loop import NonFiniteLoss, train
+from ftlab.train.rates import range_test
 from ftlab.tune import sft
 from ftlab.tune.bases import load_base, save_checkpoint, trained_template
 from ftlab.tune.files import save_adapter
@@ -37,7 +38,7 @@ FLAGS = {"r": "--rank", "lora_alpha": "--alpha", "lora_dropout": "--dropout"}  #
 @dataclasses.dataclass(frozen=True)
 class Wish:
     """What the user asked for, besides data, base and method. None: as fits. config: the method's own, by PEFT's names.
-    merge: write base and LoRA as one model."""
+    merge: write base and LoRA as one model. find_rate: a range test chooses the peak rate."""
 
     steps: int | None = None
     lr: float | None = None
@@ -47,6 +48,7 @@ class Wish:
     max_length: int | None = None
     config: dict = dataclasses.field(default_factory=dict)
     merge: bool = False
+    find_rate: bool = False
 
     def check(self, how):
         """Raise UsageError where a number or name cannot be meant, or does not belong to the method."""
@@ -64,6 +66,8 @@ class Wish:
                 raise UsageError(f"{name} is {value}; it must be at least {least}")
         if self.lr is not None and not 0 < self.lr < 10:
             raise UsageError(f"--lr is {self.lr}; it must be above 0 and below 10")
+        if self.lr is not None and self.find_rate:
+            raise UsageError("--range-test chooses the rate that --lr names: give one of the two")
         if self.template is not None and self.template not in TEMPLATES:
             raise UsageError(f"no template is called {self.template!r}; choose one of {', '.join(TEMPLATES)}")
         if self.loss not in ("response", "all"):
@@ -98,6 +102,11 @@ def tune_from_data(method, data, out, base="base-small", wish=None, callbacks=()
     torch.manual_seed(wish.seed)
     model = how.attach(model, **wish.config)
     batches, config = _plan(model, tokenizer, training, wish, how)
+    if wish.find_rate:
+        say("range test: at most 100 steps at rising rates, on a copy of the model")
+        # On a rerun after a stop it gives the same rate again: data, model and seed are the same.
+        config = range_test(model, batches, config, loss=sft.loss_of(model)).apply(config)
+        say(f"range test: peak rate {config.lr:.2g}")
     partial = _partial_folder(out, (method, base, template, wish, made), model)
     patience = _Patience(wish.steps is None and len(held_out) >= 5)
 

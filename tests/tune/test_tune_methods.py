@@ -91,6 +91,7 @@ def test_the_options_of_lora(bases, data, tmp_path, capsys):
     ("lora", ["--target-modules", "query"], "no linear layer is called 'query'; this model has q_proj, k_proj"),
     ("lora", ["--num-virtual-tokens", "8"], "--num-virtual-tokens does not belong to the method lora, which takes --rank"),
     ("full", ["--rank", "8"], "--rank does not belong to the method full, which takes none of its own; it is for lora"),
+    ("lora", ["--range-test", "--lr", "0.01"], "--range-test chooses the rate that --lr names"),
     ("prefix", ["--merge"], "--merge: what prefix learns cannot be added"),
     ("prefix", ["--num-virtual-tokens", "0"], "num_virtual_tokens is 0"),
     ("prompt", ["--num-virtual-tokens", "256"], "the model takes 256 tokens"),
@@ -99,6 +100,19 @@ def test_refusals(method, arguments, part, bases, data, tmp_path, capsys):
     status, _, said = tune(capsys, method, "--data", data, "--base", bases["ours"], "--out", tmp_path / "o", *arguments)
     assert status == 2 and part in said and said.startswith("ftlab: ") and said.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl"]
+
+
+@pytest.mark.parametrize("base", ["ours", "gpt2"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_range_test_chooses_the_rate_and_leaves_all_else_as_it_was(method, base, bases, data, tmp_path, capsys):
+    given = ["--data", data, "--base", bases[base], "--steps", 2]
+    status, tested, said = tune(capsys, method, *given, "--out", tmp_path / "tested", "--range-test")
+    assert (status, said) == (0, "") and 1e-5 / 3 <= tested["lr"] <= 1 / 3
+    assert tested["lr"] != (METHODS[method].lr if base == "ours" else METHODS[method].hf_lr)
+    status, plain, _ = tune(capsys, method, *given, "--out", tmp_path / "plain", "--lr", tested["lr"])
+    assert status == 0
+    name = "adapter_model.safetensors" if METHODS[method].adapter else "model.safetensors"
+    assert (tmp_path / "tested" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
 def test_an_interrupted_lora_goes_on(bases, data, tmp_path):
