@@ -15,6 +15,7 @@ from ftlab.align.pairs import pair_batch, pair_rows, sequence_logprobs
 from ftlab.model.hub import from_hf, hf_state_dict, to_hf
 from ftlab.text.template import alpaca, alpaca_response
 from ftlab.text.tokenizer import BOS
+from ftlab.train import optim
 from ftlab.tune.with_trl import quiet
 
 
@@ -99,9 +100,25 @@ def compare_with_trl(model, tokenizer, pairs, beta=dpo.BETA, kind="sigmoid", pol
             "gradient": apart / max(gradient.abs().max().item() for gradient in peer.values())}
 
 
+class _Together(torch.optim.Optimizer):
+    """Several optimizers as one, which is what a trainer takes. Its groups, and so the schedule's rates, are theirs."""
+
+    def __init__(self, optimizers):
+        super().__init__([group for one in optimizers for group in one.param_groups], {})
+        self.optimizers = optimizers
+
+    def step(self, closure=None):
+        """A step of each."""
+        groups = iter(self.param_groups)  # a trainer has put new ones in place of those from the start
+        for one in self.optimizers:
+            one.param_groups = [next(groups) for _ in one.param_groups]
+            one.step()
+
+
 def reward_trainer(model, tokenizer, pairs, steps, folder, lr=reward.LR, pairs_per_batch=reward.PAIRS_PER_BATCH, seed=0,
-                   **changes):
-    """A `RewardTrainer` that starts from the body of our `model` with a score of zero."""
+                   optimizer="adamw", muon_lr=reward.MUON_LR, **changes):
+    """A `RewardTrainer` that starts from the body of our `model` with a score of zero. optimizer: "adamw", which is TRL's, or
+    "muon", the one that `reward.train_reward_model` learns by."""
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
@@ -109,7 +126,9 @@ def reward_trainer(model, tokenizer, pairs, steps, folder, lr=reward.LR, pairs_p
     config = RewardConfig(**_settings(folder, steps, lr, pairs_per_batch, seed) | dict(
         max_length=model.config.max_position_embeddings) | changes)
     start = reward.to_hf(reward.RewardModel(model), tokenizer.pad_id).train()
-    return _quietly(RewardTrainer(start, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer.to_hf()))
+    own = _Together(optim.make(start, "muon", lr, muon_lr)) if optimizer == "muon" else None
+    return _quietly(RewardTrainer(start, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer.to_hf(),
+                                  optimizers=(own, None)))
 
 
 def reward_with_trl(model, tokenizer, pairs, steps, **settings):

@@ -37,9 +37,19 @@ class KVCache:
         return self.layers[index]
 
     def select(self, rows):
-        """Keep only these rows of the batch (a tensor of indices), in this order: finished texts leave, beams fork."""
+        """Keep only these rows of the batch (a tensor of indices), in this order: beams fork."""
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+
+    def leave(self, staying):
+        """As `select` for rows that rise: finished texts leave, and what the others hold moves up into their places. That
+        moves the filled part of some rows, where `select` copies all of all."""
+        moves = [(to, row) for to, row in enumerate(staying.tolist()) if to != row]
+        for layer in self.layers:
+            for held in (layer.keys, layer.values):
+                for to, row in moves:  # upwards only, so nothing is overwritten that is still to move
+                    held[to, :, :layer.length] = held[row, :, :layer.length]
+            layer.keys, layer.values = layer.keys[:len(staying)], layer.values[:len(staying)]
 
 
 def prefix_length(model):
@@ -131,7 +141,7 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=
                     break
                 alive, ids, tokens, padding = alive[going], ids[going], tokens[going], padding[going]
                 if cache is not None:
-                    cache.select(going)
+                    cache.leave(going)
         ids = torch.cat([ids, tokens[:, None]], dim=1)
         step_ids = tokens[:, None] if use_cache else ids
         if on_token is not None:
@@ -145,9 +155,12 @@ def _left_padding(padding, length, new, before=0):
     `before` tokens of a prefix, which every token sees."""
     columns = torch.arange(length, device=padding.device)
     rows = columns[length - new:]
-    mask = (columns[None, None, :] >= padding[:, None, None]) & (columns[None, None, :] <= rows[None, :, None])
-    mask = mask | (columns[None, None, :] == rows[None, :, None])  # an empty place sees itself: no row is all masked
-    mask = torch.cat([mask.new_ones(*mask.shape[:2], before), mask], dim=-1)
+    mask = (columns >= padding[:, None])[:, None]  # (B, 1, length)
+    if new > 1:
+        mask = mask & (columns <= rows[:, None])
+        mask = mask | (columns == rows[:, None])  # an empty place sees itself: no row is all masked
+    if before:
+        mask = torch.cat([mask.new_ones(*mask.shape[:2], before), mask], dim=-1)
     return mask.unsqueeze(1), (rows[None, :] - padding[:, None]).clamp(min=0) + before
 
 

@@ -1,12 +1,14 @@
 """The reward model: its loss, its learning, and the same number in transformers and from TRL's trainer."""
 
+import copy
 import math
 
 import pytest
 import torch
 
 from ftlab.align import reward, with_trl
-from ftlab.align.pairs import pair_batch, pair_rows
+from ftlab.align.pairs import PairBatches, pair_batch, pair_rows
+from ftlab.train import TrainConfig, train
 from ftlab.world.preference import Pair
 
 
@@ -77,3 +79,18 @@ def test_trl_starts_from_the_same_loss_and_learns_it_too(tokenizer, tiny, pairs)
     assert happened["losses"][0] == pytest.approx(math.log(2), abs=1e-4)
     assert happened["losses"][-1] < happened["losses"][0]
     assert isinstance(model, reward.RewardModel) and model.score.weight.abs().max() > 0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_trl_with_our_optimizer_goes_the_same_way(schedule, tokenizer, tiny, pairs):
+    """All pairs in each batch, so that order does not count."""
+    start = tiny()
+    ours = reward.RewardModel(copy.deepcopy(start))
+    config = TrainConfig(8, lr=reward.LR, muon_lr=reward.MUON_LR, optimizer="muon", schedule=schedule)
+    batches = PairBatches(*pair_rows(pairs[:8], tokenizer), 8, tokenizer)
+    losses = train(ours, batches, config, reward.pair_loss).losses
+    theirs, happened = with_trl.reward_with_trl(start, tokenizer, pairs[:8], 8, pairs_per_batch=8, optimizer="muon",
+                                                lr_scheduler_type=schedule, warmup_steps=0)
+    assert losses[-1] < losses[0] - 0.05
+    assert happened["losses"][:5] == pytest.approx(losses[:5], abs=1e-3)  # later, rounding grows: Muon's steps have one size
+    assert happened["losses"] == pytest.approx(losses, abs=0.02)

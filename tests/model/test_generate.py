@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlab.model import beam_search, choose, filter_logits, generate, sequence_logprobs, to_hf
+from ftlab.model.generate import KVCache
 
 NEG = float("-inf")
 
@@ -39,6 +40,24 @@ def test_greedy_equals_hugging_face(random_model, seed):
     ended = [hf_generate(theirs, p, max_new_tokens=20, do_sample=False, eos_token_id=end) for p in prompts]
     assert generate(model, prompts, 20, temperature=0, eos_id=end) == ended
     assert any(len(row) < 20 for row in ended)
+
+
+@pytest.mark.parametrize("stay", [[1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1], [1, 1, 0, 1, 0, 1], [0, 0, 0, 0, 0, 1],
+                                  [1, 1, 1, 0, 0, 0], [0, 1, 0, 0, 1, 0]])
+@pytest.mark.parametrize("length", [1, 5, 7])
+def test_finished_texts_leave_the_cache_as_a_selection_does(random_model, stay, length):
+    model, staying = random_model(0), torch.tensor(stay).nonzero()[:, 0]
+    left, selected = caches = [KVCache(model, 6, 8) for _ in range(2)]
+    for cache in caches:
+        torch.manual_seed(0)
+        for layer in cache.layers:
+            layer.extend(*torch.randn(2, 6, *layer.keys.shape[1:2], length, layer.keys.shape[-1]))
+    left.leave(staying)
+    selected.select(staying)
+    k, v = torch.randn(2, len(staying), *left.layers[0].keys.shape[1:2], 1, left.layers[0].keys.shape[-1])
+    for one, other in zip(left.layers, selected.layers, strict=True):
+        for held, wanted in zip(one.extend(k, v), other.extend(k, v), strict=True):
+            assert torch.equal(held, wanted)
 
 
 def test_batch_cache_and_padding_change_nothing(random_model):

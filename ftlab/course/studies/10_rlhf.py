@@ -270,6 +270,29 @@ def measure_rloo(seed, report):
             "rewards": [round(value, 3) for value in happened["rewards"]], "seconds": round(happened["seconds"], 1)}
 
 
+# -- X10b: the library's reward model
+
+ADAMW_LRS = (3e-4, 1e-3, 3e-3)
+
+
+def measure_reward_trainer(seed, report):
+    """value: accuracy of TRL's RewardTrainer with our optimizer less ours, after one pass through the same comparisons; by_lr:
+    that of RewardTrainer with AdamW, which is its own."""
+    from ftlab.align import reward, with_trl
+
+    (model, tokenizer), made = start(), annotated(seed)
+    steps = len(made) // reward.PAIRS_PER_BATCH
+    ours = accuracy(reward_model(seed, report))
+
+    def theirs(**settings):
+        report(f"RewardTrainer, {settings}")
+        return accuracy(with_trl.reward_with_trl(model, tokenizer, made, steps, seed=seed, **settings)[0])
+
+    same = theirs(optimizer="muon")
+    return {"value": same - ours, "ours": round(ours, 4), "same": round(same, 4),
+            "by_lr": rounded({str(lr): theirs(lr=lr) for lr in ADAMW_LRS})}
+
+
 CLAIMS = [
     Claim(id="C50", kind="measured", lab=LAB, measure=measure_pairs, at_least=0.05, seeds=5,
           statement="A reward model ranks held-out answers better, the more pairs it has learned from.",
@@ -305,4 +328,7 @@ CLAIMS = [
     Claim(id="X10", kind="report", lab=LAB, measure=measure_rloo, seeds=1, unit="utility",
           statement="TRL's RLOO, which has no value model, beside PPO on the same reward.",
           metric="true utility after RLOO less that after PPO, as many answers"),
+    Claim(id="X10b", kind="measured", lab=LAB, measure=measure_reward_trainer, at_least=-0.03, at_most=0.03, seeds=3,
+          statement="TRL's RewardTrainer, given our optimizer, learns the reward model to the same accuracy.",
+          metric="share of held-out pairs ranked as the true utility does: RewardTrainer's less ours"),
 ]
