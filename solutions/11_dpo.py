@@ -456,7 +456,7 @@ lab.claim("C58", statistics.stdev(spread["PPO"]) / statistics.stdev(spread["DPO"
 
 # %% [markdown]
 # A seed changes which comparisons were made and how noise fell on them, for both methods; for PPO it also changes every answer
-# that it learns from. If you report one run of PPO, which one is it?
+# that it learns from. Does that show? If you report one run of either, which one is it?
 #
 # ### When annotators err
 

@@ -328,7 +328,10 @@ CLAIMS = [
     Claim(id="X10", kind="report", lab=LAB, measure=measure_rloo, seeds=1, unit="utility",
           statement="TRL's RLOO, which has no value model, beside PPO on the same reward.",
           metric="true utility after RLOO less that after PPO, as many answers"),
-    Claim(id="X10b", kind="measured", lab=LAB, measure=measure_reward_trainer, at_least=-0.03, at_most=0.03, seeds=3,
+    Claim(id="X10b", kind="measured", lab=LAB, measure=measure_reward_trainer, at_least=-0.03, at_most=0.03, seeds=5,
           statement="TRL's RewardTrainer, given our optimizer, learns the reward model to the same accuracy.",
-          metric="share of held-out pairs ranked as the true utility does: RewardTrainer's less ours"),
+          metric="share of held-out pairs ranked as the true utility does: RewardTrainer's less ours",
+          note="On the same batches the two go the same way, step for step (a test shows it). Here each draws its own batches, "
+               "and which come first matters: -0.08 to +0.02, 2 points below ours in the mean, an interval too wide for 3. "
+               "With AdamW at its best of three rates it ranks 73 % rightly, ours 74 %."),
 ]
