@@ -8,7 +8,8 @@ and tolerances. Nothing that a kernel says is believed beyond that: a display mo
 seed give no points; a cell passes only when the kernel's reply *and* its messages tell of no error.
 
 Markers and tags for nbval are ignored, stderr too; a cell has a time limit, an output limit and no stdin; the kernel's life is
-looked after four times a second. After a kernel's end the rest of its notebook is `not_run`.
+looked after four times a second. After a kernel's end the rest of its notebook is `not_run`: a kernel that ignores an
+interrupt, or is ended by its own code, is not worth a second one. What hung in the check is not tried again on hidden inputs.
 """
 
 import dataclasses
@@ -38,6 +39,7 @@ def pytest_addoption(parser):
     group = parser.getgroup("ftlab", "grading of ftlab's labs")
     group.addoption("--ftlab-result", metavar="FILE", help="write the points and what was found as JSON")
     group.addoption("--ftlab-cell-seconds", type=float, default=60.0, help="time limit of a cell (default: 60)")
+    group.addoption("--ftlab-notebook-seconds", type=float, default=300.0, help="of a notebook (default: 300)")
     group.addoption("--ftlab-output-bytes", type=int, default=2_000_000, help="output limit of a cell (default: 2 MB)")
     group.addoption("--ftlab-record", action="store_true", help="write the probes' records: these notebooks are the reference")
 
@@ -89,6 +91,7 @@ class Outcome:
     def __init__(self):
         self.tiers = {"visible": {}, "hidden": {}}
         self.max_points, self.records, self.flags, self.broken = {}, {}, [], None
+        self.hung = {}  # {exercise id: the kinds of its cells that ran into the time limit}
 
     def points(self):
         """A row for each exercise that both tiers have judged: dict(exercise, points, max_points)."""
@@ -110,13 +113,17 @@ class Outcome:
 
 
 class GradedNotebook(IPyNbFile):
-    """nbval's notebook with a kernel that is watched. gone: why there is no kernel any more, or None."""
+    """nbval's notebook with a kernel that is watched.
 
-    gone, stops = None, None
+    gone: why there is no kernel any more, or None; stops: {exercise id: the Ran of its cell that did not end well};
+    begun: whether a line of the student's has run; left: seconds that the notebook may still run.
+    """
+
+    gone, stops, begun, left = None, None, False, None
 
     def setup(self):
         option = self.config.option
-        self.stops, self.begun = {}, False
+        self.stops, self.left = {}, option.ftlab_notebook_seconds
         self.folder = tempfile.TemporaryDirectory(prefix="ftlab-cell-")  # an empty one: nothing of ours lies beside a kernel
         name = self.nb.metadata.get("kernelspec", {}).get("name", "python3")
         self.kernel = WatchedKernel(name, self.folder.name, option.nbval_kernel_startup_timeout)
@@ -131,13 +138,10 @@ class GradedCell(IPyNbCell):
     """nbval's cell, judged by what it is: setup, exercise, check or probe."""
 
     def runtest(self):
-        option, notebook, outcome = self.config.option, self.parent, self.config.ftlab
+        notebook, outcome = self.parent, self.config.ftlab
         kind, id = self.cell.metadata.ftlab.kind, self.cell.metadata.ftlab.get("id")
-        if notebook.gone is None:
-            ran = notebook.kernel.run(self.cell.source, option.ftlab_cell_seconds, option.ftlab_output_bytes)
-            notebook.gone = ran.gone
-        else:
-            ran = Ran(NOT_RUN, message=f"not run: the kernel was gone ({notebook.gone})")
+        ran = self._ran(kind, id)
+        notebook.gone = notebook.gone or ran.gone
         self.test_outputs = ran.outputs
         found = getattr(self, f"_{kind}")(id, ran)
         self._forged(kind, id, ran)
@@ -149,6 +153,23 @@ class GradedCell(IPyNbCell):
                                          ("max_points", outcome.max_points[id])]  # fmt: skip
         if found.status != RIGHT:
             self.raise_cell_error(found.message or found.status)
+
+    def _ran(self, kind, id):
+        """Run the cell, unless it is known how that would end."""
+        option, notebook, hung = self.config.option, self.parent, self.config.ftlab.hung
+        if notebook.gone is not None:
+            return Ran(NOT_RUN, message=f"not run: the kernel was gone ({notebook.gone})")
+        if notebook.left <= 0:
+            return Ran(NOT_RUN, message="not run: the notebook had used up its time")
+        twin = {"exercise": "exercise", "probe": "check"}.get(kind)
+        if notebook.nb.metadata.ftlab.tier == "hidden" and twin in hung.get(id, ()):
+            return Ran("timeout", message=_slow(option.ftlab_cell_seconds))
+        began, seconds = time.monotonic(), min(option.ftlab_cell_seconds, notebook.left)
+        ran = notebook.kernel.run(self.cell.source, seconds, option.ftlab_output_bytes)
+        notebook.left -= time.monotonic() - began
+        if ran.status == "timeout":
+            hung.setdefault(id, []).append(kind)
+        return ran
 
     def setup(self):
         """Nothing of nbval's: a cell after one that timed out is run as any other."""
@@ -171,14 +192,12 @@ class GradedCell(IPyNbCell):
             found = _checked(id, displayed(ran.outputs, CHECK_MIME))
         else:
             found = Found(ran.status, ran.message)
-        if stop and (stop.status != ERROR or found.status != RIGHT):
-            return Found(stop.status, stop.message)
-        return found
+        return Found(stop.status, stop.message) if stop and found.status == ERROR else found
 
     def _probe(self, id, ran):
         stop = self.parent.stops.get(id)
         if ran.status != "ok":
-            return Found(stop.status, stop.message) if stop and stop.status != ERROR else Found(ran.status, ran.message)
+            return Found(stop.status, stop.message) if stop and ran.status == ERROR else Found(ran.status, ran.message)
         if self.config.option.ftlab_record:
             self.config.ftlab.records[id] = (displayed(ran.outputs, PROBE_MIME) or [None])[0]
             return Found(RIGHT)

@@ -120,12 +120,12 @@ def locate(name):
             if (catalogue.PACKAGE / path).is_file():
                 rest = parts[count:]
                 tree = ast.parse((catalogue.PACKAGE / path).read_text(encoding="utf-8"))
-                if not rest or _nodes(tree, rest):
+                if not rest or nodes_of(tree, rest):
                     return path, rest
     raise UsageError(f"an exercise withholds {name}, and there is no such name in the package")
 
 
-def _nodes(tree, rest):
+def nodes_of(tree, rest):
     """The statements that define the dotted name `rest` inside `tree`."""
     for depth, name in enumerate(rest):
         found = [node for node in tree.body if name in bound(node)]
@@ -152,7 +152,7 @@ def without(source, rests, module):
     _drop_docstring(tree)
     for rest in rests:
         if rest:
-            for node in _nodes(tree, rest):
+            for node in nodes_of(tree, rest):
                 _empty(node, f"{module}.{'.'.join(rest)}")
         else:
             for node in tree.body:

@@ -1,0 +1,131 @@
+"""pytest sessions, each in a process of its own that costs next to nothing: forked from one that has imported pytest and nbval.
+
+`Sessions` is a worker's end; `python -m ftlab.grade.sessions` the other one, which reads a JSON line for each session and
+writes two: the child's process id, and how it ended. The server makes no thread, no ZMQ context and no event loop, so that its
+forks are safe; it never sees a student's code, only file names.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+from ftlab.errors import NotHeld
+
+PLUGINS = ("-p", "nbval.plugin", "-p", "ftlab.grade.nbval_plugin", "-p", "no:cacheprovider", "-p", "no:warnings")
+PR_SET_PDEATHSIG = 1
+
+
+class Sessions:
+    """Runs pytest in forked children of one server; a context manager. Not for several threads at once."""
+
+    def __init__(self):
+        self._server = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def run(self, arguments, folder, log, seconds):
+        """Run pytest with `arguments` in `folder`, its output to the file `log`; its exit status.
+
+        After `seconds` the session's process group is killed and NotHeld raised, as when the server is gone.
+        """
+        server = self._started()
+        request = {"arguments": [*PLUGINS, *map(str, arguments)], "folder": str(folder), "log": str(log),
+                   "environment": dict(os.environ, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTEST_ADDOPTS="")}  # fmt: skip
+        try:
+            server.stdin.write(json.dumps(request) + "\n")
+            server.stdin.flush()
+            pid = json.loads(server.stdout.readline())["pid"]
+            late = threading.Timer(seconds, _kill_group, [pid])
+            late.start()
+            ended = json.loads(server.stdout.readline())
+        except (OSError, ValueError, KeyError) as error:
+            self.close()
+            raise NotHeld(f"the process that runs pytest ended: {error}") from None
+        late.cancel()
+        late.join()
+        if ended["signal"]:
+            raise NotHeld(f"pytest was ended by signal {ended['signal']} (the limit is {seconds:.0f} s)")
+        return ended["status"]
+
+    def close(self):
+        server, self._server = self._server, None
+        if server is not None:
+            server.stdin.close()
+            try:
+                server.wait(5)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+            server.stdout.close()
+
+    def _started(self):
+        if self._server is None or self._server.poll() is not None:
+            self._server = subprocess.Popen([sys.executable, "-m", "ftlab.grade.sessions"], stdin=subprocess.PIPE,
+                                            stdout=subprocess.PIPE, text=True)  # fmt: skip
+        return self._server
+
+
+def _kill_group(pid):
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def serve():
+    """The server's loop, until its stdin ends."""
+    _die_with_parent()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever is printed by mistake must not look like an answer
+    import _pytest.junitxml  # noqa: F401
+    import jupyter_client.manager  # noqa: F401
+    import nbval.plugin  # noqa: F401
+
+    import ftlab.grade.nbval_plugin  # noqa: F401
+
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            _session(json.loads(line))
+        print(json.dumps({"pid": pid}), file=answers, flush=True)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(json.dumps({"status": max(status, 0), "signal": max(-status, 0)}), file=answers, flush=True)
+
+
+def _session(request):
+    """A child: one pytest session. Does not return."""
+    status = 1
+    try:
+        os.setsid()
+        _die_with_parent()
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0), os.dup2(log, 1), os.dup2(log, 2)
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        os.chdir(request["folder"])
+        import pytest
+
+        status = int(pytest.main(request["arguments"]))
+        sys.stdout.flush()
+    finally:
+        os._exit(status)
+
+
+def _die_with_parent():
+    """On Linux: be killed when the parent ends, however it does."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    serve()
