@@ -25,8 +25,8 @@ from ftlab.grade.sessions import Sessions
 # What each graded kernel is told. FTLAB_FAST: setup cells prepare experiments that are not run.
 ENVIRONMENT = {"FTLAB_HEADLESS": "1", "FTLAB_FAST": "1", "FTLAB_PROFILE": "cpu", "PYTHONHASHSEED": "0"}
 CUT_OFF = ("timeout", "oom", "kernel_died")
-OTHER_INPUTS = ("The check passes, but on other inputs your code gives other results than what is asked for. Does it do what the "
-                "text says, or only what fits the check's examples?")  # fmt: skip
+OTHER_INPUTS = ("The check passes, but on other inputs your code gives other results than what is asked for. Does it do what "
+                "the text says, or only what fits the check's examples?")  # fmt: skip
 STOPS = "The check passes, but on other inputs your code stops with an error. Which inputs does it not allow for?"
 USES_WITHHELD = "Your code uses a part of the course's package that this exercise asks you to write yourself{name}."
 
@@ -34,8 +34,8 @@ USES_WITHHELD = "Your code uses a part of the course's package that this exercis
 def grade_one(path, student, lab, secret, walls, reference=None, packages=None):
     """The result dict of one submission. Never raises for what a student can do.
 
-    walls: a context of `ftlab.grade.kernel.Walls`, entered. reference: the notebook of `reference(lab, ...)`, packages: the dict
-    of `withheld.packages`; where they are not given they are made once in a process. Raises NotHeld where the machinery
+    walls: a context of `ftlab.grade.kernel.Walls`, entered. reference: the notebook of `reference(lab, ...)`, packages: the
+    dict of `withheld.packages`; where they are not given they are made once in a process. Raises NotHeld where the machinery
     itself fails (no kernel starts, pytest dies): then nothing is known of the submission.
     """
     began = time.monotonic()

@@ -25,7 +25,7 @@ import tokenize
 from ftlab.course import catalogue
 from ftlab.course.notebooks import lab_notebook, solution_notebook
 from ftlab.course.source import read_lab, solution_of, stub_of
-from ftlab.grade.withheld import bound, used
+from ftlab.grade.withheld import all_bound, bound, used
 from ftlab.teach.display import PROBE_MIME
 from ftlab.teach.probe import probe_seed
 
@@ -297,7 +297,7 @@ def _look_at_the_rest(result, lab, cells, submitted):
             result.notes[id] = "The cell of this exercise is not in your notebook; hand in the notebook with all its cells."
             result.flag("missing_cell", "the exercise's cell is not in the notebook, and none was found by what it holds", id)
         _look_at_code(result, id, code, exercises[id].withheld)
-    _note_helpers(result, release, submitted, cells)
+    _note_helpers(result, submitted, cells)
 
 
 def _flag_checks(result, release, submitted, exercises):
@@ -381,35 +381,26 @@ def _reaches(reached, withheld):
     return reached.count(".") == 1 and reached.split(".") in ([alias, last] for alias in ("library", module.split(".")[-1]))
 
 
-def _note_helpers(result, release, submitted, cells):
-    """Tell a student whose exercise uses a function that stands in a cell of its own."""
-    ours = set(vars(builtins)).union(*(_defined(cell.source) for cell in cells if cell.kind != "exercise"))
-    extra = {}
+def _note_helpers(result, submitted, cells):
+    """Tell a student whose exercise uses a name that no graded cell defines, and another cell of the notebook does."""
+    graded = set(vars(builtins)).union(*(_bound(cell.source) for cell in cells if cell.kind in ("setup", "exercise")))
+    extra = set()
     for given in submitted:
-        edited = given.name in release and given.name not in result.codes and given.source != release[given.name].source
-        if given.type == "code" and (not given.name or edited):
-            extra |= dict.fromkeys(_bound_anywhere(given.source) - ours)
+        judged = given.name in result.codes or given.name.endswith("-check")
+        if given.type == "code" and not judged:
+            extra |= _bound(given.source) - graded
     for id, code in result.codes.items():
         tree = _parsed(code)
-        if tree and result.attempted[id]:
-            needed = sorted((used(tree) - _all_bound(tree)) & set(extra))
-            if needed:
-                names = ", ".join(f"`{name}`" for name in needed)
-                verb = "is" if len(needed) == 1 else "are"
-                result.notes[id] = (f"{names} {verb} defined in a cell of {'its' if len(needed) == 1 else 'their'} own, which "
-                                    f"is not graded; put it into the exercise's cell.")  # fmt: skip
+        needed = sorted((used(tree) - all_bound(tree)) & extra) if tree and result.attempted[id] else []
+        if needed:
+            names = ", ".join(f"`{name}`" for name in needed)
+            result.notes[id] = (f"{names}: defined in another cell, and only the exercise's cell is graded; put what it needs "
+                                "into it.")  # fmt: skip
 
 
-def _bound_anywhere(source):
+def _bound(source):
     tree = _parsed(source)
     return set().union(*(bound(node) for node in tree.body)) if tree else set()
-
-
-def _all_bound(tree):
-    """All names that a tree binds anywhere, arguments too."""
-    names = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    statements = (node for node in ast.walk(tree) if isinstance(node, ast.stmt))
-    return names.union(*(bound(node) for node in statements))
 
 
 def _parsed(code):

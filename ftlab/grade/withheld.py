@@ -136,11 +136,18 @@ def nodes_of(tree, rest):
 
 def bound(node):
     """The names that a statement binds in its own scope."""
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return {node.name}
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-    return {item.id for item in ast.walk(node) if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store)}
+    names, todo = set(), [node]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(item.name)
+        elif isinstance(item, (ast.Import, ast.ImportFrom)):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in item.names}
+        elif isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store):
+            names.add(item.id)
+        elif not isinstance(item, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+            todo += ast.iter_child_nodes(item)
+    return names
 
 
 # Withheld names
@@ -216,11 +223,18 @@ def constants_only(source):
             kept += ast.parse(f"{node.name} = {ABSENT.format(name=node.name)}").body
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             kept.append(node)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)) and used(node) - bound(node) <= known:
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)) and used(node) - all_bound(node) <= known:
             known |= bound(node)
             kept.append(node)
     kept += ast.parse("CLAIMS = []").body
     return ast.unparse(ast.Module(kept, [])) + "\n"
+
+
+def all_bound(tree):
+    """All names that a tree binds anywhere, in inner scopes too: arguments, variables of comprehensions."""
+    names = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return names.union(*(bound(node) for node in ast.walk(tree) if isinstance(node, ast.stmt)))
 
 
 def used(node):
