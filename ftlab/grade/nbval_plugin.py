@@ -14,6 +14,8 @@ interrupt, or is ended by its own code, is not worth a second one. What hung in 
 
 import dataclasses
 import os
+import resource
+import sys
 import tempfile
 import time
 
@@ -29,7 +31,7 @@ from ftlab.teach.display import CHECK_MIME, PROBE_MIME
 
 HIDDEN_SHARE = 0.75  # of an exercise's points; the rest hangs on the check, and is paid only when the hidden tier passes, too
 RTOL, ATOL = 1e-3, 1e-5
-LIFE_SECONDS, GRACE_SECONDS, IDLE_SECONDS = 0.25, 3.0, 2.0
+LIFE_SECONDS, GRACE_SECONDS, IDLE_SECONDS = 0.25, 5.0, 2.0
 MESSAGE_BYTES, QUEUE = 4_000_000, 32  # the largest message that is read, and how many may wait: they bound our memory
 RIGHT, WRONG, ERROR, NOT_RUN = "right", "wrong", "error", "not_run"
 CHECKED = ("right", "mistake", "wrong", "error", "not attempted")
@@ -91,7 +93,7 @@ class Outcome:
     def __init__(self):
         self.tiers = {"visible": {}, "hidden": {}}
         self.max_points, self.records, self.flags, self.broken = {}, {}, [], None
-        self.hung = {}  # {exercise id: the kinds of its cells that ran into the time limit}
+        self.hung = set()  # ids of exercises whose check ran into the time limit
 
     def points(self):
         """A row for each exercise that both tiers have judged: dict(exercise, points, max_points)."""
@@ -108,7 +110,9 @@ class Outcome:
 
     def as_json(self, record=False):
         tiers = {tier: {id: dataclasses.asdict(found) for id, found in all_.items()} for tier, all_ in self.tiers.items()}
-        result = {"tiers": tiers, "exercises": self.points(), "flags": self.flags, "broken": self.broken}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        result = {"tiers": tiers, "exercises": self.points(), "flags": self.flags, "broken": self.broken,
+                  "peak_rss_mib": round(peak, 1)}  # fmt: skip
         return result | ({"records": self.records} if record else {})
 
 
@@ -161,14 +165,13 @@ class GradedCell(IPyNbCell):
             return Ran(NOT_RUN, message=f"not run: the kernel was gone ({notebook.gone})")
         if notebook.left <= 0:
             return Ran(NOT_RUN, message="not run: the notebook had used up its time")
-        twin = {"exercise": "exercise", "probe": "check"}.get(kind)
-        if notebook.nb.metadata.ftlab.tier == "hidden" and twin in hung.get(id, ()):
+        if kind == "probe" and id in hung:
             return Ran("timeout", message=_slow(option.ftlab_cell_seconds))
         began, seconds = time.monotonic(), min(option.ftlab_cell_seconds, notebook.left)
         ran = notebook.kernel.run(self.cell.source, seconds, option.ftlab_output_bytes)
         notebook.left -= time.monotonic() - began
-        if ran.status == "timeout":
-            hung.setdefault(id, []).append(kind)
+        if ran.status == "timeout" and kind == "check":
+            hung.add(id)
         return ran
 
     def setup(self):
@@ -192,12 +195,13 @@ class GradedCell(IPyNbCell):
             found = _checked(id, displayed(ran.outputs, CHECK_MIME))
         else:
             found = Found(ran.status, ran.message)
-        return Found(stop.status, stop.message) if stop and found.status == ERROR else found
+        return Found(stop.status, stop.message) if stop and found.status in (ERROR, NOT_RUN) else found
 
     def _probe(self, id, ran):
         stop = self.parent.stops.get(id)
         if ran.status != "ok":
-            return Found(stop.status, stop.message) if stop and ran.status == ERROR else Found(ran.status, ran.message)
+            ended = stop if stop and ran.status in (ERROR, NOT_RUN) else ran
+            return Found(ended.status, ended.message)
         if self.config.option.ftlab_record:
             self.config.ftlab.records[id] = (displayed(ran.outputs, PROBE_MIME) or [None])[0]
             return Found(RIGHT)

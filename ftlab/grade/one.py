@@ -27,6 +27,7 @@ ENVIRONMENT = {"FTLAB_HEADLESS": "1", "FTLAB_FAST": "1", "FTLAB_PROFILE": "cpu",
 CUT_OFF = ("timeout", "oom", "kernel_died")
 OTHER_INPUTS = ("The check passes, but on other inputs your code gives other results than what is asked for. Does it do what "
                 "the text says, or only what fits the check's examples?")  # fmt: skip
+NO_CHECK = "Your code is right on other inputs than the check's; the check itself did not run to its end."
 STOPS = "The check passes, but on other inputs your code stops with an error. Which inputs does it not allow for?"
 USES_WITHHELD = "Your code uses a part of the course's package that this exercise asks you to write yourself{name}."
 
@@ -201,7 +202,8 @@ def _verdict(exercise, staged, visible, hidden):
     if not staged.attempted[id]:
         return "not_attempted", f'The gap is as it was. For a nudge: lab.hint("{id}")', []
     if unseen == "right":
-        return ("full", "", []) if seen == "right" else ("partial", visible["message"], [])
+        message = NO_CHECK if seen in ("not_run", *CUT_OFF) else visible["message"]
+        return ("full", "", []) if seen == "right" else ("partial", message, [])
     cut = next((status for status in CUT_OFF if status in (seen, unseen)), None)
     if cut:
         return cut, visible["message"] if seen == cut else _cut_off(cut), []

@@ -111,6 +111,9 @@ def _session(request):
         os.environ.clear()
         os.environ.update(request["environment"])
         os.chdir(request["folder"])
+        # What this process inherited was read when its server began; the sandbox may have been set up since.
+        places = request["environment"].get("PYTHONPATH", "").split(os.pathsep)
+        sys.path[:0] = [place for place in places if place and place not in sys.path]
         import pytest
 
         status = int(pytest.main(request["arguments"]))
