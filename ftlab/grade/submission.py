@@ -62,7 +62,7 @@ def collect(folder, scratch=None):
     scratch: where zips are unpacked (default: a temporary folder that goes when this process ends). Raises UsageError when
     nothing there looks like a submission.
     """
-    folder = pathlib.Path(folder)
+    folder = asked = pathlib.Path(folder)
     if not folder.exists():
         raise UsageError(f"no folder or zip at {folder}")
     if folder.is_file() and not zipfile.is_zipfile(folder):
@@ -78,7 +78,7 @@ def collect(folder, scratch=None):
         if not _is_ours(path):
             found += _entry(path, scratch)
     if not found:
-        raise UsageError(f"no submissions in {folder}: they are {LAYOUTS}")
+        raise UsageError(f"no submissions in {asked}: they are {LAYOUTS}")
     return _newest(found)
 
 
