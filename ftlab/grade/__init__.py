@@ -1,1 +1,1 @@
-"""Grading: a submission rebuilt from the release, run in a sandbox by nbval, judged outside the kernel."""
+"""Grading: submissions are rebuilt from the release, run in a sandbox, compared outside it, and reported."""
