@@ -279,23 +279,28 @@ class WatchedKernel(RunningKernel):
                 self.km.start_kernel(cwd=folder, stderr=nowhere, stdout=nowhere)
             self.kc = self.km.client()
             self.kc.start_channels(stdin=False, hb=False)
-            self.kc.wait_for_ready(timeout=startup_timeout)
-            self._wait_for_iopub(startup_timeout)
+            self._wait_until_ready(startup_timeout)
         except Exception as error:
             self.close()
             raise NotHeld(f"no kernel {kernel_name}: {error}") from error
 
-    def _wait_for_iopub(self, seconds):
-        """A subscription takes a moment; what a kernel publishes before is lost."""
-        deadline = time.monotonic() + seconds
+    def _wait_until_ready(self, seconds):
+        """Until the kernel answers and its output comes through: a subscription takes a moment to be there.
+
+        jupyter_client's `wait_for_ready` does the first only, and waits a fifth of a second for silence.
+        """
+        deadline, channels = time.monotonic() + seconds, [self.kc.iopub_channel, self.kc.shell_channel]
         while time.monotonic() < deadline:
-            message = self.kc.kernel_info()
-            until = time.monotonic() + 0.3
+            if not self.is_alive():
+                raise RuntimeError("it ended while it started")
+            asked, kinds, until = self.kc.kernel_info(), set(), time.monotonic() + 0.5
             while time.monotonic() < until:
-                for header, parent, _ in self._messages(0.05, [self.kc.iopub_channel]):
-                    if parent.get("msg_id") == message and header.get("msg_type") == "status":
-                        return
-        raise RuntimeError("its output does not come through")
+                for header, parent, _ in self._messages(0.05, channels):
+                    if parent.get("msg_id") == asked:
+                        kinds.add(header.get("msg_type"))
+                if kinds >= {"kernel_info_reply", "status"}:
+                    return
+        raise RuntimeError(f"it did not answer within {seconds:g} s")
 
     def run(self, source, seconds, output_bytes):
         """Run `source`; the Ran. At the time limit the cell is interrupted, and killed when it goes on."""
