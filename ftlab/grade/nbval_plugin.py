@@ -408,7 +408,7 @@ class _Watch:
         elif kind in ("stream", "display_data", "execute_result") and self.left > 0:
             try:
                 self.outputs.append(output_from_msg({"header": header, "content": content, "metadata": {}}))
-            except (KeyError, ValueError, TypeError, AttributeError):
+            except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
                 pass  # not of the form of an output
 
     def _failed(self, content):

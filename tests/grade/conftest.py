@@ -39,12 +39,25 @@ def quick_lab():
 @pytest.fixture(scope="module")
 def walls():
     """The sandbox with a short time limit; plain kernels where no sandbox works."""
+    with standing_walls(cell_seconds=2) as walls:
+        yield walls
+
+
+@pytest.fixture(scope="module")
+def patient_walls():
+    """The same with the usual time limit."""
+    with standing_walls() as walls:
+        yield walls
+
+
+@contextlib.contextmanager
+def standing_walls(**limits):
     try:
         from ftlab.grade.kernel import Limits, Walls
 
-        walls = Walls("auto", Limits(cell_seconds=2)).__enter__()
+        walls = Walls("auto", Limits(**limits)).__enter__()
     except (ImportError, UsageError):
-        walls = PlainWalls(cell_seconds=2).__enter__()
+        walls = PlainWalls(**limits).__enter__()
     with contextlib.ExitStack() as stack:
         stack.push(walls.__exit__)
         yield walls

@@ -171,6 +171,12 @@ CASES = {
     "borrowed from the package": (
         BORROWED, {"decode_float": "wrong", "cost_of_call": "error", "break_even": "not_attempted"},
         {"withheld_import", "solution_used"}),
+    "odd results": (
+        {"decode_float": "def decode_float(*arguments):\n    value = 1.0\n    for _ in range(900):\n        value = [value]\n"
+                         "    return value\n",
+         "cost_of_call": instead("cost_of_call", "return '<script>alert(1)</script>'"),
+         "break_even": instead("break_even", "return True")},
+        dict.fromkeys(POINTS, "wrong"), set()),
     "files written, much said": (
         {"break_even": WRONG["break_even"] + WRITES, "cost_of_call": RIGHT["cost_of_call"] + LOUD},
         {"break_even": "wrong"}, set()),
