@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 
+import pytest
 import zmq
 from nbformat.v4 import output_from_msg
 from nbval.kernel import NbvalKernelspecManager, RunningKernel
@@ -50,14 +51,14 @@ def pytest_configure(config):
     config.ftlab = Outcome()
 
 
-def pytest_collection_modifyitems(config, items):
-    for item in items:
-        if isinstance(item, IPyNbCell) and "ftlab" in item.cell.metadata:
-            # nbval makes the nodes by name, and its own `super` calls forbid to put other classes in their place.
-            item.__class__, item.parent.__class__ = GradedCell, GradedNotebook
-            ours = item.cell.metadata.ftlab
-            item.name = f"{ours.kind} {ours.get('id', item.cell_num)}"
-            item._nodeid = f"{item.parent.nodeid}::{item.name}"
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    found = yield
+    for collector in found:
+        if isinstance(collector, IPyNbFile):
+            # Not by another class in nbval's place: its methods name their own in `super`.
+            collector.__class__ = GradedNotebook
+    return found
 
 
 def pytest_sessionfinish(session):
@@ -117,7 +118,7 @@ class Outcome:
 
 
 class GradedNotebook(IPyNbFile):
-    """nbval's notebook with a kernel that is watched.
+    """nbval's notebook with a kernel that is watched; one that is none of ours is left to nbval.
 
     gone: why there is no kernel any more, or None; stops: {exercise id: the Ran of its cell that did not end well};
     begun: whether a line of the student's has run; left: seconds that the notebook may still run.
@@ -125,7 +126,21 @@ class GradedNotebook(IPyNbFile):
 
     gone, stops, begun, left = None, None, False, None
 
+    def collect(self):
+        for cell in super().collect():
+            if not self.is_ours():
+                yield cell
+                continue
+            ours = cell.cell.metadata.ftlab
+            name = f"{ours.kind} {ours.get('id', cell.cell_num)}"
+            yield GradedCell.from_parent(self, name=name, cell_num=cell.cell_num, cell=cell.cell, options=cell.options)
+
+    def is_ours(self):
+        return "tier" in self.nb.metadata.get("ftlab", {})
+
     def setup(self):
+        if not self.is_ours():
+            return super().setup()
         option = self.config.option
         self.stops, self.left = {}, option.ftlab_notebook_seconds
         self.folder = tempfile.TemporaryDirectory(prefix="ftlab-cell-")  # an empty one: nothing of ours lies beside a kernel
@@ -133,7 +148,9 @@ class GradedNotebook(IPyNbFile):
         self.kernel = WatchedKernel(name, self.folder.name, option.nbval_kernel_startup_timeout)
 
     def teardown(self):
-        if self.kernel is not None:
+        if not self.is_ours():
+            super().teardown()
+        elif self.kernel is not None:
             self.kernel.close()
             self.folder.cleanup()
 
@@ -277,7 +294,7 @@ class WatchedKernel(RunningKernel):
         try:
             with open(os.devnull, "w") as nowhere:
                 self.km.start_kernel(cwd=folder, stderr=nowhere, stdout=nowhere)
-            self.kc = self.km.client()
+            self.kc = self.km.client(context=self.context)
             self.kc.start_channels(stdin=False, hb=False)
             self._wait_until_ready(startup_timeout)
         except Exception as error:

@@ -228,6 +228,16 @@ def test_messages_help_and_give_no_hidden_input_away(graded):
     assert "exit()" in rows["cost_of_call"]["message"]
 
 
+def test_a_memory_bomb_is_told_as_such(quick_lab, walls, tmp_path):
+    if not getattr(walls, "mode", None) or walls.mode == "unsafe":
+        pytest.skip("no sandbox here: memory is not bounded")
+    bomb = instead("cost_of_call", "hoard = []\n    while True: hoard.append(bytearray(64 << 20))")
+    path = Notebook(quick_lab, RIGHT | {"cost_of_call": bomb}).save(tmp_path / "x.ipynb")
+    rows = {row["exercise"]: row for row in one.grade_one(path, "ada", quick_lab, SECRET, walls)["exercises"]}
+    assert (rows["decode_float"]["status"], rows["cost_of_call"]["status"]) == ("full", "oom")
+    assert rows["break_even"]["status"] == "not_run" and "memory" in rows["cost_of_call"]["message"]
+
+
 def test_the_death_of_a_kernel_is_seen_within_three_seconds(graded, quick_lab, walls):
     dead, honest = (graded(name, CASES[name][0])["seconds"] for name in ("os._exit", "untouched"))
     assert dead < honest + 2 * 3
