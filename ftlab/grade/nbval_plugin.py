@@ -337,9 +337,20 @@ class WatchedKernel(RunningKernel):
                     return Ran("timeout", watch.outputs, _slow(seconds), gone="timeout")
                 self.interrupt()
                 interrupted, deadline = True, now + GRACE_SECONDS
+        if not watch.idle:
+            self._reconnect()
         if interrupted:
             return Ran("timeout", watch.outputs, _slow(seconds))
         return Ran("error" if watch.error else "ok", watch.outputs, watch.error or "")
+
+    def _reconnect(self):
+        """Hear the kernel's output again: a message larger than is read ends the connection for good."""
+        self.kc.iopub_channel.stop()
+        self.kc._iopub_channel = None  # the client makes a new one when it is asked for it
+        try:
+            self._wait_until_ready(GRACE_SECONDS)
+        except RuntimeError:
+            pass  # the next cell will tell
 
     def _dead(self, watch):
         for message in self._messages(0.0, [self.kc.iopub_channel], watch):

@@ -39,7 +39,7 @@ def quick_lab():
 @pytest.fixture(scope="module")
 def walls():
     """The sandbox with a short time limit; plain kernels where no sandbox works."""
-    with standing_walls(cell_seconds=2) as walls:
+    with standing_walls(cell_seconds=2, memory_mib=600) as walls:
         yield walls
 
 
