@@ -57,7 +57,8 @@ def standing_walls(**limits):
 
         walls = Walls("auto", Limits(**limits)).__enter__()
     except (ImportError, UsageError):
-        walls = PlainWalls(**limits).__enter__()
+        # Without a warmed process an import of torch takes seconds.
+        walls = PlainWalls(**limits | {"cell_seconds": 4 * limits.get("cell_seconds", 15)}).__enter__()
     with contextlib.ExitStack() as stack:
         stack.push(walls.__exit__)
         yield walls
