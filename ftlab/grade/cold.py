@@ -4,6 +4,7 @@ A `House` says what can be seen inside: the system's programs and libraries, the
 files of /etc. Nothing else of the machine exists there: no home, no repository, no other submission.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -102,7 +103,7 @@ def bubblewrap(bwrap, house, limits, user):
     """
     command = [bwrap, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try",
                "--new-session", "--clearenv", "--hostname", "sandbox"]  # fmt: skip
-    command += ["--unshare-user"] if user is None else ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    command += ["--unshare-user"] if user is None else _caps("SETUID", "SETGID", "SETPCAP")
     # Folders on the way are bwrap's own, and closed to other users if not told otherwise.
     ways = {str(way) for path in (*house.binds, f"{PACKAGES}/0") for way in pathlib.Path(path).parents}
     steps = [(way, ["--perms", "0755", "--dir", way]) for way in ways if way != "/" and not _shown(way, house.binds)]
@@ -113,23 +114,46 @@ def bubblewrap(bwrap, house, limits, user):
         command += step
     for name in (INSIDE, ZYGOTE, DOOR, NAMESPACES):
         command += ["--ro-bind", str(HERE / name), f"{SCRIPTS}/{name}"]
-    command += ["--dev", "/dev", "--size", str(limits["scratch_mib"] << 18), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+    command += ["--dev", "/dev", "--perms", "1777", "--size", str(limits["scratch_mib"] << 18), "--tmpfs", "/dev/shm",
+                "--remount-ro", "/dev"]  # fmt: skip
     return command + ["--perms", "1777", "--size", str(limits["scratch_mib"] << 20), "--tmpfs", "/scratch",
                       "--symlink", "/scratch/tmp", "/tmp"]  # fmt: skip
 
 
-def environment(package, threads, extra=(), scratch=SCRATCH):
+def _caps(*names):
+    return [word for name in names for word in ("--cap-add", f"CAP_{name}")]
+
+
+@contextlib.contextmanager
+def unseen(command):
+    """The bwrap `command` with its options in a file that only it can open, since /proc/1/cmdline is read inside.
+
+    Yields (command, number of the descriptor to be inherited).
+    """
+    end = command.index("--")
+    with os.fdopen(os.memfd_create("arguments"), "wb", 0) as file:
+        file.write(b"".join(os.fsencode(word) + b"\0" for word in command[1:end]))
+        file.seek(0)
+        yield [command[0], "--args", str(file.fileno()), *command[end:]], file.fileno()
+
+
+def environment(package, threads, extra=()):
     """The whole environment of a kernel (dict): nothing of the grader's own but the PATH to this Python."""
     return {
         "PATH": os.pathsep.join([os.path.dirname(sys.executable), "/usr/local/bin", "/usr/bin", "/bin"]),
-        "HOME": f"{scratch}/home", "TMPDIR": f"{scratch}/tmp", "USER": "nobody", "LOGNAME": "nobody", "SHELL": "/bin/sh",
-        "LANG": "C.UTF-8", "TERM": "dumb", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1",
-        **({"PYTHONPATH": package} if package else {}),
+        "HOME": f"{SCRATCH}/home", "TMPDIR": f"{SCRATCH}/tmp", "USER": "nobody", "LOGNAME": "nobody", "SHELL": "/bin/sh",
+        "LANG": "C.UTF-8", "TERM": "dumb", **settings(package, threads), **dict(extra),
+    }  # fmt: skip
+
+
+def settings(package, threads):
+    """The variables of every kernel, also of one without walls."""
+    return {
+        **({"PYTHONPATH": package} if package else {}), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1",
         "FTLAB_HEADLESS": "1", "FTLAB_PROFILE": "cpu", "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE",
         "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        **dict(extra),
     }  # fmt: skip
 
 
@@ -145,7 +169,7 @@ def zygote_command(bwrap, house, limits, user, packages, config, dies_with_us):
     command += ["--ro-bind", packages, PACKAGES, "--dir", f"{SCRIPTS}/root"]
     # As root it mounts /proc itself, before it becomes the throw-away user: bwrap's has parts covered, and then the
     # kernels' namespaces may not mount theirs.
-    command += ["--proc", "/proc"] if user is None else ["--dir", "/proc", "--cap-add", "CAP_SYS_ADMIN"]
+    command += ["--proc", "/proc"] if user is None else ["--dir", "/proc", *_caps("SYS_ADMIN")]
     command += ["--die-with-parent"] if dies_with_us else []
     for name, value in environment(None, 1).items():
         command += ["--setenv", name, value]

@@ -39,21 +39,21 @@ def become_kernel(order, listeners):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(order["environment"])
-    enter(order["scratch"])
+    enter()
     sys.path[:1] = ["", order["package"]] if order["package"] else [""]  # in the place of these scripts' folder
     sys.argv = ["kernel"]
     for name in ("door", "inside", "namespaces"):
         sys.modules.pop(name, None)
     _seed(order["limits"]["threads"])
-    _application(order["connection"], listeners, f"{order['scratch']}/home").start()
+    _application(order["connection"], listeners, f"{door.SCRATCH}/home").start()
     os._exit(0)
 
 
-def enter(scratch):
-    """Make the folders of an empty scratch folder, and go to work there."""
+def enter():
+    """Make the folders of the empty scratch folder, and go to work there."""
     for name in ("home", "tmp", "work", "shm"):
-        os.makedirs(f"{scratch}/{name}", exist_ok=True)
-    os.chdir(f"{scratch}/work")
+        os.makedirs(f"{door.SCRATCH}/{name}", exist_ok=True)
+    os.chdir(f"{door.SCRATCH}/work")
 
 
 def _close_all_but(kept):
@@ -131,8 +131,7 @@ def main():
         sys.exit("the other side of the door is gone")
     if order["user"] is not None:
         namespaces.become(order["user"])
-    if order["locked"]:
-        lock_down(order["limits"])
+    lock_down(order["limits"])
     door.send(connection, {"kernel": True}, [os.pidfd_open(os.getpid())])
     become_kernel(order, listeners)
 

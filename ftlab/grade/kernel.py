@@ -130,12 +130,15 @@ class Walls:
         key = (str(package), json.dumps(environment or {}, sort_keys=True))
         if key not in self._names:
             name = f"{self.folder.name}-{len(self._names)}"
-            write_json(self.folder / "jupyter/kernels" / name / "kernel.json", {
-                "argv": [sys.executable, "{connection_file}"],  # Jupyter wants one; the provisioner knows better
-                "display_name": name, "language": "python", "interrupt_mode": "signal",
-                "metadata": {"kernel_provisioner": {
-                    "provisioner_name": PROVISIONER, "config": {"order": self._order(package, environment)}}},
-            })  # fmt: skip
+            spec = {"display_name": name, "language": "python", "interrupt_mode": "signal",
+                    "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]}  # fmt: skip
+            if self.mode == "unsafe":  # as Jupyter starts any kernel
+                copy = package and str(self._package(package))
+                spec["env"] = {**cold.settings(copy, self.limits.threads), **(environment or {})}
+            else:
+                config = {"order": self._order(package, environment)}
+                spec["metadata"] = {"kernel_provisioner": {"provisioner_name": PROVISIONER, "config": config}}
+            write_json(self.folder / "jupyter/kernels" / name / "kernel.json", spec)
             self._names[key] = name
         return self._names[key]
 
@@ -147,13 +150,12 @@ class Walls:
     def _order(self, package, environment):
         """What the provisioner must know, as JSON."""
         source = self._package(package) if package else None
-        inside = str(source) if self.mode == "unsafe" else door.PACKAGE
         limits = dataclasses.asdict(self.limits)
         # Where no cgroup counts, a bound of each process's own stands behind the watcher.
         limits["data_mib"] = None if self._cgroup else limits["memory_mib"] + 1024
         return {
             "mode": self.mode, "folder": str(self.folder), "source": source and str(source), "limits": limits,
-            "package": inside if package else None, "environment": environment or {}, "user": self.user,
+            "package": door.PACKAGE if package else None, "environment": environment or {}, "user": self.user,
             "cgroup": self._cgroup and self._cgroup.as_json(), "house": dataclasses.asdict(self.house),
             "program": self._program, "image": self._image,
         }  # fmt: skip
@@ -240,9 +242,9 @@ class Walls:
                 # Linux ends the child when the *thread* that made it ends; the pipe at its stdin ends it in any case.
                 dies_with_us=threading.current_thread() is threading.main_thread(),
             )
-            with open(self.folder / "zygote.log", "wb") as log:
+            with open(self.folder / "zygote.log", "wb") as log, cold.unseen(command) as (command, options):
                 self._zygote = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                                                pass_fds=[listener.fileno()])  # fmt: skip
+                                                pass_fds=[listener.fileno(), options])  # fmt: skip
         first = self._hear(20)
         if not first.get("walls"):
             problem = first.get("problem") or self._log()
@@ -414,12 +416,11 @@ class SandboxProvisioner(LocalProvisioner):
         info["key"] = info["key"].decode()
         listeners = [_listen(f"{info['ip']}-{info[name]}") for name in door.PORTS]
         order = self.order
-        scratch = str(self.room / "scratch") if order["mode"] == "unsafe" else door.SCRATCH
         request = {
-            "package": order["package"], "limits": order["limits"], "connection": info, "scratch": scratch,
-            "environment": cold.environment(order["package"], order["limits"]["threads"], order["environment"], scratch),
+            "package": order["package"], "limits": order["limits"], "connection": info, "user": order["user"],
+            "environment": cold.environment(order["package"], order["limits"]["threads"], order["environment"]),
         }  # fmt: skip
-        start = {"forked": processes.Forked, "container": processes.Contained}.get(order["mode"], processes.Boxed)
+        start = {"forked": processes.Forked, "cold": processes.Boxed, "container": processes.Contained}[order["mode"]]
         try:
             self.kernel = self.process = start(order, request, listeners, self.room, self.kernel_id)
         finally:

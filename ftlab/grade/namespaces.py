@@ -108,6 +108,7 @@ def no_new_privileges():
 
 def become(user):
     """From root to the user and group `user`, for good."""
+    _drop_bounds()
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
@@ -115,14 +116,18 @@ def become(user):
 
 def drop_capabilities():
     """Give all capabilities up, also those that a program started later could get."""
-    for capability in range(64):
-        try:
-            _call("prctl", _CAPBSET_DROP, _word(capability), _word(0), _word(0), _word(0))
-        except OSError:  # past the last that this kernel knows, or no right to drop: what follows is then what counts
-            break
+    _drop_bounds()
     _call("prctl", _CAP_AMBIENT, _word(_AMBIENT_CLEAR_ALL), _word(0), _word(0), _word(0))
     header, none = struct.pack("Ii", 0x20080522, 0), struct.pack("6I", *[0] * 6)
     _call("capset", header, none)
+
+
+def _drop_bounds():
+    for capability in range(64):
+        try:
+            _call("prctl", _CAPBSET_DROP, _word(capability), _word(0), _word(0), _word(0))
+        except OSError:  # past the last that this system knows, or no right to (then nothing is there to be bounded)
+            return
 
 
 def limit_resources(processes, file_bytes, data_mib):

@@ -170,31 +170,32 @@ class Forked(_Kernel):
 
 
 class Boxed(_Kernel):
-    """A new Python in bubblewrap (cold), or as it is (unsafe)."""
+    """A new Python in bubblewrap."""
 
     _process = _holder = None
 
     def _start(self, request, listeners):
-        boxed = self.order["mode"] == "cold"
-        request.update(user=self.order["user"] if boxed else None, locked=boxed)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(PATIENCE)
         (block, go), (told, info) = os.pipe(), os.pipe()
         log = self.room / "log"
         with ours, theirs, open(log, "wb") as errors, open(go, "wb", 0) as go, open(told, "rb") as told:
-            command = self._command(theirs.fileno(), block, info)
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, cwd=self.room,
-                env=request["environment"], pass_fds=[theirs.fileno(), block, info], start_new_session=not boxed,
-            )  # fmt: skip
+            order = self.order
+            command = cold.kernel_command(
+                order["program"], cold.House(**order["house"]), order["limits"], order["user"], order["source"],
+                door=theirs.fileno(), block=block, info=info,
+            )
+            with cold.unseen(command) as (command, options):
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+                    pass_fds=[theirs.fileno(), block, info, options],
+                )
             os.close(block), os.close(info), theirs.close()
-            self.pid = self._process.pid
-            if boxed:
-                text = told.read(4096)
-                if not text:
-                    raise RuntimeError(f"bubblewrap: {log.read_text(errors='replace').strip()}")
-                self.pid = json.loads(text)["child-pid"]
-                self._holder = os.pidfd_open(self.pid)
+            text = told.read()
+            if not text:
+                raise RuntimeError(f"bubblewrap: {log.read_text(errors='replace').strip()}")
+            self.pid = json.loads(text)["child-pid"]
+            self._holder = os.pidfd_open(self.pid)
             self._join_group(self.pid)
             go.write(b"x")
             door.send(ours, request, [listener.fileno() for listener in listeners])
@@ -203,13 +204,6 @@ class Boxed(_Kernel):
                 raise RuntimeError(f"the kernel could not be started: {log.read_text(errors='replace').strip()}")
             self.inner = descriptors[0]
 
-    def _command(self, way, block, info):
-        order = self.order
-        if order["mode"] == "unsafe":
-            return [cold.sys.executable, "-s", str(cold.HERE / cold.INSIDE), str(way)]
-        return cold.kernel_command(order["program"], cold.House(**order["house"]), order["limits"], order["user"],
-                                   order["source"], way, block, info)  # fmt: skip
-
     def _status(self):
         return self._process.poll() if self._process else -signal.SIGKILL
 
@@ -217,9 +211,7 @@ class Boxed(_Kernel):
         with contextlib.suppress(ProcessLookupError):
             if self._holder is not None:
                 signal.pidfd_send_signal(self._holder, signal.SIGKILL)
-            elif self.order["mode"] == "unsafe":
-                os.killpg(self._process.pid, signal.SIGKILL)
-            else:
+            elif self._process:
                 self._process.kill()
 
     def clean(self):
@@ -240,7 +232,7 @@ class Contained(_Kernel):
         order = self.order
         self._name = f"{pathlib.Path(order['folder']).name}-{self.room.name}"
         # The runtime counts processes; the limit of a user's would count those of all containers.
-        request.update(user=None, locked=True, limits={**order["limits"], "processes": None, "data_mib": None})
+        request.update(user=None, limits={**order["limits"], "processes": None, "data_mib": None})
         request["environment"]["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         way = self.room / "door"
         way.mkdir(mode=0o755)

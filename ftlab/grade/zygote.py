@@ -39,10 +39,10 @@ PRELOADED = (
     "torch", "torch.nn.functional", "torch.utils.checkpoint", "torch.nn.utils.prune", "torch._dynamo", "numpy",
     "numpy.random", "safetensors.torch", "tokenizers", "transformers", "transformers.models.llama.modeling_llama",
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "transformers.generation.utils",
-    "transformers.trainer", "peft", "matplotlib.pyplot", "matplotlib.figure", "matplotlib.backends.backend_agg",
+    "peft", "matplotlib.pyplot", "matplotlib.figure", "matplotlib.backends.backend_agg",
     "matplotlib_inline.backend_inline", "ipywidgets", "IPython.display", "IPython.core.completer", "ipykernel.kernelapp",
     "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.heartbeat", "ipykernel.iostream", "ipykernel.debugger",
-    "ipykernel.datapub", "storemagic", "IPython.extensions.storemagic", "tqdm.auto", "psutil", "fractions", "statistics",
+    "IPython.extensions.storemagic", "tqdm.auto", "psutil", "fractions", "statistics",
 )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def main():
         _tell(problem=str(error))
         return 1
     _tell(walls=True)
-    inside.enter(door.SCRATCH)  # some libraries want a temporary folder
+    inside.enter()  # some libraries want a temporary folder
     started = time.monotonic()
     missing = preload(PRELOADED)
     _tell(ready=True, seconds=time.monotonic() - started, missing=missing, threads=len(os.listdir("/proc/self/task")))
