@@ -105,7 +105,7 @@ def bubblewrap(bwrap, house, limits, user):
                "--new-session", "--clearenv", "--hostname", "sandbox"]  # fmt: skip
     command += ["--unshare-user"] if user is None else _caps("SETUID", "SETGID", "SETPCAP")
     # Folders on the way are bwrap's own, and closed to other users if not told otherwise.
-    ways = {str(way) for path in (*house.binds, f"{PACKAGES}/0") for way in pathlib.Path(path).parents}
+    ways = {str(way) for path in (*house.binds, f"{PACKAGES}/0", PACKAGE) for way in pathlib.Path(path).parents}
     steps = [(way, ["--perms", "0755", "--dir", way]) for way in ways if way != "/" and not _shown(way, house.binds)]
     steps += [(path, ["--ro-bind", source, path]) for path, source in house.binds.items()]
     steps += [(path, ["--symlink", target, path]) for path, target in house.links.items()]

@@ -328,7 +328,7 @@ def register():
 def _run_folder(root):
     """A new private folder below `root`, with the name of its owner; those of dead owners are swept away."""
     for place in (root, tempfile.gettempdir(), "/tmp"):
-        if place and len(os.path.abspath(place)) + 60 < _LONGEST_SOCKET:
+        if place and len(os.path.abspath(place)) + 44 < _LONGEST_SOCKET:
             break
     else:
         raise UsageError(f"{root} is too long a path for sockets: give a shorter one")
@@ -423,6 +423,9 @@ class SandboxProvisioner(LocalProvisioner):
         start = {"forked": processes.Forked, "cold": processes.Boxed, "container": processes.Contained}[order["mode"]]
         try:
             self.kernel = self.process = start(order, request, listeners, self.room, self.kernel_id)
+        except BaseException:
+            shutil.rmtree(self.room, ignore_errors=True)
+            raise
         finally:
             for listener in listeners:
                 listener.close()
