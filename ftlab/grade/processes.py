@@ -295,12 +295,15 @@ def tree(pid):
 
 
 def start(pid):
-    """When the process was started, in ticks since the machine's start: with the number, its name for all time."""
+    """When the process was started, in ticks since the machine's start: with the number, its name for all time.
+
+    None when it is dead, also when its parent has not yet taken note of that.
+    """
     try:
-        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return int(text.rpartition(")")[2].split()[19])
+    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def kill(pid):
