@@ -8,6 +8,7 @@ the listening descriptors in (ZMQ_USE_FD), so that nothing of the outside is wri
 """
 
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -74,11 +75,11 @@ def _seed(threads):
     hash() of a string is the same in all kernels, too (PYTHONHASHSEED=0).
     """
     random.seed(0)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(0)
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
-        sys.modules["torch"].set_num_threads(threads)
+    with contextlib.suppress(ImportError):
+        importlib.import_module("numpy").random.seed(0)
+        torch = importlib.import_module("torch")  # a cold kernel's too: by itself it starts from chance
+        torch.manual_seed(0)
+        torch.set_num_threads(threads)
 
 
 def _application(connection, listeners, home):

@@ -32,7 +32,7 @@ class _Kernel:
         self.order, self.room = order, room
         self._note = pathlib.Path(order["folder"], "causes", kernel_id)
         self._group = self._watcher = None
-        self._over = False
+        self._over, self._done = False, threading.Event()
         try:
             self._start(request, listeners)
         except BaseException:
@@ -81,6 +81,10 @@ class _Kernel:
 
     def clean(self):
         """Let go of everything that the kernel held outside; the kernel is dead by then."""
+        self._done.set()
+        if self._watcher:
+            self._watcher.join()
+        self._release()
         if self._group:
             self._group.remove()
         if self.inner is not None:
@@ -108,13 +112,12 @@ class _Kernel:
         The limit can be passed by what is allocated between two looks; RLIMIT_DATA stops a single process behind it.
         """
         most = self.order["limits"]["memory_mib"] << 20
-        while self.returncode is None:
+        while self.returncode is None and not self._done.wait(_BEAT):
             pids = tree(self.pid)
             if sum(map(resident, pids)) > most and sum(map(private, pids)) > most:
                 self._over = True
                 self._kill()
                 return
-            time.sleep(_BEAT)
 
 
 class Forked(_Kernel):
@@ -160,13 +163,12 @@ class Forked(_Kernel):
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._holder, signal.SIGKILL)
 
-    def clean(self):
+    def _release(self):
         self._leash.close()  # the keeper leaves, and kills what might still be there
         if self._holder is not None:
             select.select([self._holder], [], [], 5)
             os.close(self._holder)
             self._holder, self.returncode = None, self.returncode if self.returncode is not None else -signal.SIGKILL
-        super().clean()
 
 
 class Boxed(_Kernel):
@@ -214,13 +216,12 @@ class Boxed(_Kernel):
             elif self._process:
                 self._process.kill()
 
-    def clean(self):
+    def _release(self):
         if self._process:
             self._process.wait()
         if self._holder is not None:
             os.close(self._holder)
             self._holder = None
-        super().clean()
 
 
 class Contained(_Kernel):
@@ -273,11 +274,10 @@ class Contained(_Kernel):
     def _out_of_memory(self):
         return self._runtime("inspect", "--format", "{{.State.OOMKilled}}", self._name).stdout.strip() == "true"
 
-    def clean(self):
+    def _release(self):
         if self._process:
             self._runtime("rm", "--force", self._name)
             self._process.wait()
-        super().clean()
 
 
 # --- what /proc says -----------------------------------------------------------------------------------------------------

@@ -16,5 +16,6 @@ def forked(tmp_path_factory):
         walls.warm()
         yield walls
         leaving = snapshot(walls._zygote.pid)
+    del os.environ["FTLAB_TEST_SECRET"]
     assert wait_until_gone(leaving) == []
     assert not walls.folder.exists()
