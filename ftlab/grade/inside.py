@@ -45,8 +45,9 @@ def become_kernel(order, listeners):
     sys.argv = ["kernel"]
     for name in ("door", "inside", "namespaces"):
         sys.modules.pop(name, None)
-    _seed(order["limits"]["threads"])
-    _application(order["connection"], listeners, f"{door.SCRATCH}/home").start()
+    application = _application(order["connection"], listeners, f"{door.SCRATCH}/home")
+    _seed(order["limits"]["threads"])  # last: imports draw random numbers, too
+    application.start()
     os._exit(0)
 
 
@@ -74,12 +75,12 @@ def _seed(threads):
 
     hash() of a string is the same in all kernels, too (PYTHONHASHSEED=0).
     """
-    random.seed(0)
     with contextlib.suppress(ImportError):
         importlib.import_module("numpy").random.seed(0)
         torch = importlib.import_module("torch")  # a cold kernel's too: by itself it starts from chance
         torch.manual_seed(0)
         torch.set_num_threads(threads)
+    random.seed(0)
 
 
 def _application(connection, listeners, home):
