@@ -71,7 +71,7 @@ def _close_all_but(kept):
 
 
 def _seed(threads):
-    """The same start for every kernel, forked or cold: a student's unseeded code then gives the same result twice.
+    """The same start for every kernel: a student's unseeded code then gives the same result twice.
 
     hash() of a string is the same in all kernels, too (PYTHONHASHSEED=0).
     """

@@ -16,11 +16,11 @@ LIMITS = Limits(memory_mib=512, processes=48, scratch_mib=64, files=500)
 
 @contextlib.contextmanager
 def walls_or_skip(mode, **settings):
-    try:
-        walls = Walls(mode, **{"limits": LIMITS, **settings}).__enter__()
-    except UsageError as error:
-        pytest.skip(str(error))
-    with walls:
+    with contextlib.ExitStack() as stack:
+        try:
+            walls = stack.enter_context(Walls(mode, **{"limits": LIMITS, **settings}))
+        except UsageError as error:
+            pytest.skip(str(error))
         yield walls
 
 
