@@ -165,6 +165,7 @@ class Batch:
             one = row.submission
             if one.problem or not one.lab:
                 self.done += 1
+                self.tell()
                 continue
             self._find_key(row)
             if row.key in self.asked:
