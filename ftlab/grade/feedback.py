@@ -62,7 +62,7 @@ def safe_name(name):
     """
     plain = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).lstrip(".-")[:60].rstrip(".")
     reserved = re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", plain)
-    if plain == name and name == name.lower() and not reserved:
+    if plain and plain == name and name == name.lower() and not reserved:
         return name
     return f"{plain or 'student'}-{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}"
 

@@ -12,6 +12,9 @@ import uuid
 from ftlab.errors import NotHeld, UsageError
 from ftlab.grade.batch import AHEAD, CONNECT_SECONDS, RETRIES, WORKER_SECONDS, close_walls, work
 
+# Scheduler and workers serve pages to whoever asks, without a password: of a local cluster they tell of jobs.
+NO_PAGES = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+
 
 @contextlib.contextmanager
 def connected(jobs, scheduler, report):
@@ -27,7 +30,7 @@ def connected(jobs, scheduler, report):
 
     with contextlib.ExitStack() as stack:
         # Deaths are counted here (run), so that a job is tried again alone before it is blamed.
-        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
+        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0, **NO_PAGES}))
         if scheduler is None:
             report(f"starting {jobs} workers")
             cluster = stack.enter_context(_local_cluster(distributed, jobs))
@@ -140,7 +143,7 @@ class _Queue:
     def __init__(self, client):
         from distributed import as_completed
 
-        self.client, self.completed, self.flying = client, as_completed(), {}
+        self.client, self.completed, self.flying = client, as_completed(loop=client.loop), {}
 
     def send(self, job):
         """Send a job; returns the name under which `next` will tell of it."""
