@@ -39,9 +39,9 @@ class Pages:
         result = entry["result"]
         folder, stem = safe_name(result["student"]), safe_name(result["lab"] or f"unread-{entry['file']}")
         path = f"feedback/{folder}/{stem}.html"
-        number = 2
+        count = 2
         while path.lower() in self.written:  # two unread files of one name
-            path, number = f"feedback/{folder}/{stem}-{number}.html", number + 1
+            path, count = f"feedback/{folder}/{stem}-{count}.html", count + 1
         self.written.add(path.lower())
         atomic_write_text(self.out / path, render(entry))
         return path
@@ -125,11 +125,11 @@ def _section(row, exercise, override):
 def hint_for(exercise, row):
     """The hint that fits: a nudge for a gap that is empty, the next one for code that is wrong, None for what is right.
 
-    Code with a known mistake is told its mistake, so it gets the nudge only.
+    Code with a known mistake is told its mistake, so it gets the nudge only. What is partly right does what was asked.
     """
-    if row["status"] in ("full", "not_run", "malformed"):
+    if row["status"] in ("full", "partial", "not_run", "malformed"):
         return None
-    begun = row["status"] in ("wrong", "error", "timeout", "kernel_died", "oom", "partial")
+    begun = row["status"] in ("wrong", "error", "timeout", "kernel_died", "oom")
     known = row["visible"]["mistake"] in exercise.mistakes
     return exercise.hints[1 if begun and not known else 0]
 

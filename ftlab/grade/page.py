@@ -29,13 +29,13 @@ section h2 { margin: 0; display: flex; justify-content: space-between; gap: 1rem
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .7rem; margin: .5rem 0 0;
   overflow-x: auto; font: .85rem/1.45 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; overflow-wrap: normal; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; overflow-wrap: break-word; }
-th, td { text-align: left; vertical-align: top; padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line); }
+table { border-collapse: collapse; width: 100%; min-width: 34rem; font-size: .92rem; overflow-wrap: break-word; }
+th, td { text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); }
 th { color: var(--faint); font-weight: 600; }
 .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 svg { display: block; width: 100%; height: auto; max-width: 46rem; }
 svg text { fill: var(--faint); font-size: 12px; font-family: inherit; }
-@media print { pre { white-space: pre-wrap; overflow-wrap: anywhere; } body { max-width: none; } }
+@media print { table { min-width: 0; } pre { white-space: pre-wrap; overflow-wrap: anywhere; } body { max-width: none; } }
 """
 # Characters that hide in a text, or turn its direction so that it reads as something else.
 _HIDDEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")

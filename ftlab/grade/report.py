@@ -17,6 +17,7 @@ class Report:
     """Counts what is graded, entry by entry; keeps numbers and flags, no code and no messages to students."""
 
     def __init__(self):
+        self.students = set()
         self.totals = {}  # {student: [points, full points]}
         self.exercises = {}  # {(lab, exercise): dict(title, shares, statuses, max_points)}
         self.mistakes = {}  # {(lab, exercise, mistake): count}
@@ -26,6 +27,7 @@ class Report:
         """Take one entry, as `ftlab.grade.batch` makes it."""
         result, final = entry["result"], entry["final"]
         student, lab = result["student"], result["lab"]
+        self.students.add(student)
         if result["status"] != "graded":
             self.malformed.append((student, lab or entry["file"], result["message"]))
         if final["points"] is not None:
@@ -65,7 +67,7 @@ class Report:
         counts = run["counts"]
         yield "<h1>Grading report</h1>"
         labs = ", ".join(sorted({lab for lab, _ in self.exercises})) or "no lab"
-        yield f'<p class="faint">{counts["submissions"]} submissions of {len(self.totals)} students: {text(labs)}</p>'
+        yield f'<p class="faint">{counts["submissions"]} submissions of {len(self.students)} students: {text(labs)}</p>'
         if not run["finished"]:
             yield ('<p class="note">The run was stopped: this page tells of what was graded until then. The same command goes '
                    "on from there.</p>")  # fmt: skip
@@ -142,7 +144,7 @@ def histogram(shares):
     counts = [0] * BINS
     for share in shares:
         counts[max(0, min(BINS - 1, int(share * BINS + 1e-9)))] += 1
-    width, height, base, step = 640, 190, 160, 60
+    width, height, base, step = 640, 204, 160, 60
     unit = (base - 24) / max(counts)
     bars = []
     for place, count in enumerate(counts):
@@ -155,4 +157,4 @@ def histogram(shares):
     label = ", ".join(f"{place * 10} to {place * 10 + 10} %: {count}" for place, count in enumerate(counts))
     return (f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="Students by share of points. {label}">'
             f'<line x1="20" x2="{width - 20}" y1="{base}" y2="{base}" style="stroke:var(--line)"/>{"".join(bars)}'
-            f'<text x="{width - 20}" y="{height - 1}" text-anchor="end">share of points, %</text></svg>')  # fmt: skip
+            f'<text x="{width - 20}" y="{height - 6}" text-anchor="end">share of points, %</text></svg>')  # fmt: skip

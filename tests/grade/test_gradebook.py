@@ -164,7 +164,7 @@ def test_overrides_come_last_and_the_student_sees_why(tmp_path):
     write(tmp_path / "class", "bob", {"layer": "full"})
     (tmp_path / "class" / "cy").mkdir()
     (tmp_path / "class" / "cy" / f"{LAB}.ipynb").write_text("{")
-    overrides(tmp_path, f"ada,{LAB},merge,2.5,right idea <b>", f"bob,{LAB},,20,oral exam", f'cy,{LAB},,7,"on paper, shown to me"')
+    overrides(tmp_path, f"ada,{LAB},merge,2.5,right idea <b>", f"bob,{LAB},,20,oral exam", f'cy,{LAB},,7,"on paper, to me"')
     run = grade(tmp_path, Rules(DEADLINE, 0.1))
     # 5 points, less a tenth of 22, and the 2.5 on top.
     assert table(tmp_path, "gradebook.csv")[1:] == [["ada", "5.3", "5.3"], ["bob", "20", "20"], ["cy", "7", "7"]]
