@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 
+import pytest
 import zmq
 from nbformat.v4 import output_from_msg
 from nbval.kernel import NbvalKernelspecManager, RunningKernel
@@ -50,14 +51,14 @@ def pytest_configure(config):
     config.ftlab = Outcome()
 
 
-def pytest_collection_modifyitems(config, items):
-    for item in items:
-        if isinstance(item, IPyNbCell) and "ftlab" in item.cell.metadata:
-            # nbval makes the nodes by name, and its own `super` calls forbid to put other classes in their place.
-            item.__class__, item.parent.__class__ = GradedCell, GradedNotebook
-            ours = item.cell.metadata.ftlab
-            item.name = f"{ours.kind} {ours.get('id', item.cell_num)}"
-            item._nodeid = f"{item.parent.nodeid}::{item.name}"
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    found = yield
+    for collector in found:
+        if isinstance(collector, IPyNbFile):
+            # Not by another class in nbval's place: its methods name their own in `super`.
+            collector.__class__ = GradedNotebook
+    return found
 
 
 def pytest_sessionfinish(session):
@@ -117,7 +118,7 @@ class Outcome:
 
 
 class GradedNotebook(IPyNbFile):
-    """nbval's notebook with a kernel that is watched.
+    """nbval's notebook with a kernel that is watched; one that is none of ours is left to nbval.
 
     gone: why there is no kernel any more, or None; stops: {exercise id: the Ran of its cell that did not end well};
     begun: whether a line of the student's has run; left: seconds that the notebook may still run.
@@ -125,7 +126,21 @@ class GradedNotebook(IPyNbFile):
 
     gone, stops, begun, left = None, None, False, None
 
+    def collect(self):
+        for cell in super().collect():
+            if not self.is_ours():
+                yield cell
+                continue
+            ours = cell.cell.metadata.ftlab
+            name = f"{ours.kind} {ours.get('id', cell.cell_num)}"
+            yield GradedCell.from_parent(self, name=name, cell_num=cell.cell_num, cell=cell.cell, options=cell.options)
+
+    def is_ours(self):
+        return "tier" in self.nb.metadata.get("ftlab", {})
+
     def setup(self):
+        if not self.is_ours():
+            return super().setup()
         option = self.config.option
         self.stops, self.left = {}, option.ftlab_notebook_seconds
         self.folder = tempfile.TemporaryDirectory(prefix="ftlab-cell-")  # an empty one: nothing of ours lies beside a kernel
@@ -133,7 +148,9 @@ class GradedNotebook(IPyNbFile):
         self.kernel = WatchedKernel(name, self.folder.name, option.nbval_kernel_startup_timeout)
 
     def teardown(self):
-        if self.kernel is not None:
+        if not self.is_ours():
+            super().teardown()
+        elif self.kernel is not None:
             self.kernel.close()
             self.folder.cleanup()
 
@@ -277,25 +294,30 @@ class WatchedKernel(RunningKernel):
         try:
             with open(os.devnull, "w") as nowhere:
                 self.km.start_kernel(cwd=folder, stderr=nowhere, stdout=nowhere)
-            self.kc = self.km.client()
+            self.kc = self.km.client(context=self.context)
             self.kc.start_channels(stdin=False, hb=False)
-            self.kc.wait_for_ready(timeout=startup_timeout)
-            self._wait_for_iopub(startup_timeout)
+            self._wait_until_ready(startup_timeout)
         except Exception as error:
             self.close()
             raise NotHeld(f"no kernel {kernel_name}: {error}") from error
 
-    def _wait_for_iopub(self, seconds):
-        """A subscription takes a moment; what a kernel publishes before is lost."""
-        deadline = time.monotonic() + seconds
+    def _wait_until_ready(self, seconds):
+        """Until the kernel answers and its output comes through: a subscription takes a moment to be there.
+
+        jupyter_client's `wait_for_ready` does the first only, and waits a fifth of a second for silence.
+        """
+        deadline, channels = time.monotonic() + seconds, [self.kc.iopub_channel, self.kc.shell_channel]
         while time.monotonic() < deadline:
-            message = self.kc.kernel_info()
-            until = time.monotonic() + 0.3
+            if not self.is_alive():
+                raise RuntimeError("it ended while it started")
+            asked, kinds, until = self.kc.kernel_info(), set(), time.monotonic() + 0.5
             while time.monotonic() < until:
-                for header, parent, _ in self._messages(0.05, [self.kc.iopub_channel]):
-                    if parent.get("msg_id") == message and header.get("msg_type") == "status":
-                        return
-        raise RuntimeError("its output does not come through")
+                for header, parent, _ in self._messages(0.05, channels):
+                    if parent.get("msg_id") == asked:
+                        kinds.add(header.get("msg_type"))
+                if kinds >= {"kernel_info_reply", "status"}:
+                    return
+        raise RuntimeError(f"it did not answer within {seconds:g} s")
 
     def run(self, source, seconds, output_bytes):
         """Run `source`; the Ran. At the time limit the cell is interrupted, and killed when it goes on."""
@@ -315,9 +337,20 @@ class WatchedKernel(RunningKernel):
                     return Ran("timeout", watch.outputs, _slow(seconds), gone="timeout")
                 self.interrupt()
                 interrupted, deadline = True, now + GRACE_SECONDS
+        if not watch.idle:
+            self._reconnect()
         if interrupted:
             return Ran("timeout", watch.outputs, _slow(seconds))
         return Ran("error" if watch.error else "ok", watch.outputs, watch.error or "")
+
+    def _reconnect(self):
+        """Hear the kernel's output again: a message larger than is read ends the connection for good."""
+        self.kc.iopub_channel.stop()
+        self.kc._iopub_channel = None  # the client makes a new one when it is asked for it
+        try:
+            self._wait_until_ready(GRACE_SECONDS)
+        except RuntimeError:
+            pass  # the next cell will tell
 
     def _dead(self, watch):
         for message in self._messages(0.0, [self.kc.iopub_channel], watch):
@@ -403,7 +436,7 @@ class _Watch:
         elif kind in ("stream", "display_data", "execute_result") and self.left > 0:
             try:
                 self.outputs.append(output_from_msg({"header": header, "content": content, "metadata": {}}))
-            except (KeyError, ValueError, TypeError, AttributeError):
+            except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
                 pass  # not of the form of an output
 
     def _failed(self, content):

@@ -27,6 +27,12 @@ ENVIRONMENT = {"FTLAB_HEADLESS": "1", "FTLAB_FAST": "1", "FTLAB_PROFILE": "cpu",
 CUT_OFF = ("timeout", "oom", "kernel_died")
 OTHER_INPUTS = ("The check passes, but on other inputs your code gives other results than what is asked for. Does it do what "
                 "the text says, or only what fits the check's examples?")  # fmt: skip
+ON_OTHER_INPUTS = {
+    "timeout": "On other inputs than the check's your code did not end in time: is there a loop that never ends?",
+    "oom": "On other inputs than the check's your code needed more memory than there is.",
+    "kernel_died": "On other inputs than the check's your code ended the kernel.",
+}
+NOT_RUN = "An earlier exercise used up the time or ended the kernel, so this one could not be judged: mend that one first."
 NO_CHECK = "Your code is right on other inputs than the check's; the check itself did not run to its end."
 STOPS = "The check passes, but on other inputs your code stops with an error. Which inputs does it not allow for?"
 USES_WITHHELD = "Your code uses a part of the course's package that this exercise asks you to write yourself{name}."
@@ -204,20 +210,20 @@ def _verdict(exercise, staged, visible, hidden):
     if unseen == "right":
         message = NO_CHECK if seen in ("not_run", *CUT_OFF) else visible["message"]
         return ("full", "", []) if seen == "right" else ("partial", message, [])
-    cut = next((status for status in CUT_OFF if status in (seen, unseen)), None)
-    if cut:
-        return cut, visible["message"] if seen == cut else _cut_off(cut), []
+    if seen in CUT_OFF:
+        return seen, visible["message"], []
+    if seen in ("right", "not_run") and unseen in CUT_OFF:
+        return unseen, ON_OTHER_INPUTS[unseen], []
+    if "not_run" in (seen, unseen):
+        return "not_run", NOT_RUN, []
     if seen != "right":
-        status = {"not attempted": "not_attempted", "error": "error", "not_run": "not_run"}.get(seen, "wrong")
-        return status, visible["message"], []
+        return {"not attempted": "not_attempted", "error": "error"}.get(seen, "wrong"), visible["message"], []
     return _hidden_failed(exercise, hidden)
 
 
 def _hidden_failed(exercise, hidden):
     """The verdict on code that passes the check and nothing more."""
     id, unseen = exercise.id, hidden["status"]
-    if unseen == "not_run":
-        return "not_run", "An earlier exercise ended the kernel before this one could be judged.", []
     if hidden["message"].startswith("Withheld:"):
         # The kernel said so, and what it says must not reach the student: only a name that is on our own list does.
         named = [name for name in exercise.withheld if re.search(rf"\b{re.escape(name)}\b", hidden["message"])]
@@ -225,14 +231,6 @@ def _hidden_failed(exercise, hidden):
         return "wrong", text, [_flag("withheld_import", id, f"withheld code was called: {hidden['message']}")]
     flag = _flag("check_without_probe", id, f"the check passes, the hidden inputs do not: {hidden['message']}")
     return ("wrong", OTHER_INPUTS, [flag]) if unseen == "wrong" else ("error", STOPS, [flag])
-
-
-def _cut_off(status):
-    return {
-        "timeout": "On other inputs than the check's your code did not end in time: is there a loop that never ends?",
-        "oom": "On other inputs than the check's your code needed more memory than there is.",
-        "kernel_died": "On other inputs than the check's your code ended the kernel.",
-    }[status]
 
 
 def _pasted(lab, staged):

@@ -15,7 +15,9 @@ Which of a student's cells is an exercise's:
 
 import ast
 import builtins
+import copy
 import dataclasses
+import functools
 import io
 import json
 import pathlib
@@ -72,43 +74,51 @@ def staged(path, lab, secret="0", reference=None):
     secret: the instructor's; it gives the seed that each probe's result must carry.
     reference: the hidden notebook of our solution with its outputs, which become the expected ones.
     """
-    result, cells = Staged(), read_lab(lab)
+    result, (cells, release, _) = Staged(), _release(read_lab, lab)
     submitted, result.problem = read_cells(path)
     if result.problem:
         return result
-    _match(result, lab, cells, submitted)
+    _match(result, cells, {cell["id"] for cell in release.cells}, submitted)
     if not any(result.codes.values()):
         result.problem = "no cell of this notebook belongs to an exercise of the lab: is it another notebook?"
         return result
-    _look_at_the_rest(result, lab, cells, submitted)
+    _look_at_the_rest(result, lab, cells, {cell["id"]: cell for cell in release.cells}, submitted)
     sources = {cell.id: _source(result, cell) for cell in cells if cell.kind == "exercise"}
-    result.visible = visible_notebook(lab, sources, cells)
-    result.hidden = hidden_notebook(lab, sources, secret, cells)
+    result.visible = visible_notebook(lab, sources)
+    result.hidden = hidden_notebook(lab, sources, secret)
     if reference is not None:
         expect(result.hidden, reference)
     return result
 
 
-def visible_notebook(lab, sources, cells=None):
+def visible_notebook(lab, sources):
     """Setup, exercises and checks of `lab` as a notebook without outputs. sources: {exercise id: code}."""
-    return _notebook(lab_notebook(lab, cells or read_lab(lab)), ("setup", "exercise", "check"), sources, "visible")
+    _, release, _ = _release(read_lab, lab)
+    return _notebook(release, ("setup", "exercise", "check"), sources, "visible")
 
 
-def hidden_notebook(lab, sources=None, secret="0", cells=None):
+def hidden_notebook(lab, sources=None, secret="0"):
     """Setup, exercises and probes of `lab`. sources: {exercise id: code}, default our solutions.
 
     A setup cell goes statement by statement: one that needs what is withheld is left out, and so is what builds on it.
     """
-    cells = cells or read_lab(lab)
+    cells, _, solution = _release(read_lab, lab)
     if sources is None:
         sources = {cell.id: solution_of(cell) for cell in cells if cell.kind == "exercise"}
-    notebook = _notebook(solution_notebook(lab, cells), ("setup", "exercise", "probe"), sources, "hidden")
+    notebook = _notebook(solution, ("setup", "exercise", "probe"), sources, "hidden")
     for cell in notebook.cells:
         if cell.metadata.ftlab.kind == "setup":
             cell.source = guarded(cell.source)
         elif cell.metadata.ftlab.kind == "probe":
             cell.metadata.ftlab["seed"] = probe_seed(cell.metadata.ftlab.id, secret)
     return notebook
+
+
+@functools.lru_cache(maxsize=4)
+def _release(read, lab):
+    """(cells, the student's notebook, the solution's) of a lab, read by `read` once; not to be changed."""
+    cells = read(lab)
+    return cells, lab_notebook(lab, cells), solution_notebook(lab, cells)
 
 
 def expect(hidden, reference):
@@ -139,9 +149,10 @@ def guarded(source):
 
 
 def _notebook(notebook, kinds, sources, tier):
-    """`notebook` with cells of `kinds` only, the exercises' sources replaced; without nbgrader's metadata and tags."""
+    """A copy of `notebook` with cells of `kinds`, exercises filled from `sources`; without nbgrader's metadata and tags."""
     exercises = catalogue.exercises(notebook.metadata.ftlab.lab)
-    notebook.cells = [cell for cell in notebook.cells if cell.metadata.ftlab.kind in kinds]
+    kept = [cell for cell in notebook.cells if cell.metadata.ftlab.kind in kinds]
+    notebook = copy.deepcopy(type(notebook)({**notebook, "cells": kept}))
     for cell in notebook.cells:
         ours = cell.metadata.ftlab
         cell.metadata = type(cell.metadata)(ftlab=type(cell.metadata)({"kind": ours.kind}))
@@ -211,10 +222,9 @@ def _name(cell, exercises, names):
 # Matching
 
 
-def _match(result, lab, cells, submitted):
-    """Fill codes and attempted from the submitted cells, and name every one of them."""
+def _match(result, cells, names, submitted):
+    """Fill codes and attempted from the submitted cells, and name every one of them. names: of the release's cells."""
     exercises = {cell.id: cell for cell in cells if cell.kind == "exercise"}
-    names = {cell["id"] for cell in lab_notebook(lab, cells).cells}
     for given in submitted:
         given.name = _name(given, exercises, names)
     own = [given for given in submitted if not given.name]
@@ -280,9 +290,8 @@ def _defined(source):
 # What else a submission tells
 
 
-def _look_at_the_rest(result, lab, cells, submitted):
-    """Flags, notes for the student, and for which exercises our solution was taken."""
-    release = {cell["id"]: cell for cell in lab_notebook(lab, cells).cells}
+def _look_at_the_rest(result, lab, cells, release, submitted):
+    """Flags, notes for the student, and for which exercises our solution was taken. release: {id: the release's cell}."""
     exercises = catalogue.exercises(lab)
     _flag_checks(result, release, submitted, exercises)
     _flag_metadata(result, release, submitted)

@@ -5,6 +5,7 @@ writes two: the child's process id, and how it ended. The server makes no thread
 forks are safe; it never sees a student's code, only file names.
 """
 
+import gc
 import json
 import os
 import signal
@@ -14,7 +15,9 @@ import threading
 
 from ftlab.errors import NotHeld
 
-PLUGINS = ("-p", "nbval.plugin", "-p", "ftlab.grade.nbval_plugin", "-p", "no:cacheprovider", "-p", "no:warnings")
+PLUGINS = ("nbval.plugin", "ftlab.grade.nbval_plugin",
+           # Not needed here; the last two collect all garbage five times at the end of each session.
+           "no:cacheprovider", "no:warnings", "no:unraisableexception", "no:threadexception")  # fmt: skip
 PR_SET_PDEATHSIG = 1
 
 
@@ -36,7 +39,8 @@ class Sessions:
         After `seconds` the session's process group is killed and NotHeld raised, as when the server is gone.
         """
         server = self._started()
-        request = {"arguments": [*PLUGINS, *map(str, arguments)], "folder": str(folder), "log": str(log),
+        plugins = [part for name in PLUGINS for part in ("-p", name)]
+        request = {"arguments": [*plugins, *map(str, arguments)], "folder": str(folder), "log": str(log),
                    "environment": dict(os.environ, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTEST_ADDOPTS="")}  # fmt: skip
         try:
             server.stdin.write(json.dumps(request) + "\n")
@@ -90,6 +94,7 @@ def serve():
 
     import ftlab.grade.nbval_plugin  # noqa: F401
 
+    gc.freeze()  # the children need not look at what will never be garbage
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

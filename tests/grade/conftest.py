@@ -1,11 +1,13 @@
 """Walls, and a lab whose kernels start quickly, for all tests of grading."""
 
+import contextlib
 import dataclasses
 
 import pytest
 from grade.plain_walls import PlainWalls
 
 from ftlab.course.source import read_lab
+from ftlab.errors import UsageError
 from ftlab.grade import rebuild
 
 # Lab 00 without what its experiments need: its three exercises ask for plain Python.
@@ -36,6 +38,26 @@ def quick_lab():
 
 @pytest.fixture(scope="module")
 def walls():
-    """Kernels with a short time limit."""
-    with PlainWalls(cell_seconds=2) as walls:
+    """The sandbox with a short time limit; plain kernels where no sandbox works."""
+    with standing_walls(cell_seconds=2, memory_mib=600) as walls:
+        yield walls
+
+
+@pytest.fixture(scope="module")
+def patient_walls():
+    """The same with the usual time limit."""
+    with standing_walls() as walls:
+        yield walls
+
+
+@contextlib.contextmanager
+def standing_walls(**limits):
+    try:
+        from ftlab.grade.kernel import Limits, Walls
+
+        walls = Walls("auto", Limits(**limits)).__enter__()
+    except (ImportError, UsageError):
+        walls = PlainWalls(**limits).__enter__()
+    with contextlib.ExitStack() as stack:
+        stack.push(walls.__exit__)
         yield walls

@@ -11,6 +11,7 @@ import tempfile
 
 @dataclasses.dataclass
 class PlainLimits:
+    memory_mib: int = 2048  # not kept here
     cell_seconds: float = 60
     output_bytes: int = 2_000_000
 

@@ -171,6 +171,12 @@ CASES = {
     "borrowed from the package": (
         BORROWED, {"decode_float": "wrong", "cost_of_call": "error", "break_even": "not_attempted"},
         {"withheld_import", "solution_used"}),
+    "odd results": (
+        {"decode_float": "def decode_float(*arguments):\n    value = 1.0\n    for _ in range(900):\n        value = [value]\n"
+                         "    return value\n",
+         "cost_of_call": instead("cost_of_call", "return '<script>alert(1)</script>'"),
+         "break_even": instead("break_even", "return True")},
+        dict.fromkeys(POINTS, "wrong"), set()),
     "files written, much said": (
         {"break_even": WRONG["break_even"] + WRITES, "cost_of_call": RIGHT["cost_of_call"] + LOUD},
         {"break_even": "wrong"}, set()),
@@ -220,6 +226,16 @@ def test_messages_help_and_give_no_hidden_input_away(graded):
     assert "ftlab.measure.formats.decode_float" in rows["decode_float"]["message"]
     rows = {row["exercise"]: row for row in graded("functions that stop", {})["exercises"]}
     assert "exit()" in rows["cost_of_call"]["message"]
+
+
+def test_a_memory_bomb_is_told_as_such(quick_lab, walls, tmp_path):
+    if not getattr(walls, "mode", None) or walls.mode == "unsafe":
+        pytest.skip("no sandbox here: memory is not bounded")
+    bomb = instead("cost_of_call", "hoard = []\n    while True: hoard.append(bytearray(64 << 20))")
+    path = Notebook(quick_lab, RIGHT | {"cost_of_call": bomb}).save(tmp_path / "x.ipynb")
+    rows = {row["exercise"]: row for row in one.grade_one(path, "ada", quick_lab, SECRET, walls)["exercises"]}
+    assert (rows["decode_float"]["status"], rows["cost_of_call"]["status"]) == ("full", "oom")
+    assert rows["break_even"]["status"] == "not_run" and "memory" in rows["cost_of_call"]["message"]
 
 
 def test_the_death_of_a_kernel_is_seen_within_three_seconds(graded, quick_lab, walls):
