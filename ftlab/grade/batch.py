@@ -9,10 +9,12 @@ A result is written to disk as it comes (cache.py). A run that is killed is star
 import atexit
 import contextlib
 import dataclasses
+import functools
 import importlib
 import json
 import math
 import pathlib
+import shutil
 import tempfile
 import time
 
@@ -26,6 +28,7 @@ from ftlab.grade.report import Report
 RETRIES = 2  # after a first try that failed for a reason of ours, such as a worker that was killed
 CONNECT_SECONDS, WORKER_SECONDS = 10, 600
 AHEAD = 2  # jobs sent for each worker thread: one runs, one waits
+JOB_FOLDER = "ftlab-job-"
 GRADER, CONTENT = "ftlab.grade.batch:in_walls", "ftlab.grade.batch:content_of"
 
 
@@ -46,7 +49,7 @@ def grade_class(submissions_folder, out, labs=(), jobs=1, scheduler=None, secret
     if jobs < 1:
         raise UsageError("--jobs must be at least 1")
     secret = secret or cache.open_secret(out / ".secret")
-    with tempfile.TemporaryDirectory(prefix="ftlab-submissions-") as scratch, cache.Store(out) as store:
+    with cache.Store(out) as store, store.scratch() as scratch:
         rows = find_rows(folder, labs, scratch)
         rules = _with_overrides(rules, overrides or out / "overrides.csv", bool(overrides), rows)
         order = {"secret": secret, "mode": mode, "grader": grader, "hidden": [str(out), str(folder)]}
@@ -227,7 +230,8 @@ def work(order, data):
         if cache.release(order["lab"]) != order["release"]:
             return json.dumps({"refused": "a worker has another release of the course than this machine: install the same"})
         grader, problem = named(order["grader"]), None
-        with tempfile.TemporaryDirectory(prefix="ftlab-job-") as folder:
+        _sweep()
+        with tempfile.TemporaryDirectory(prefix=JOB_FOLDER) as folder:
             path = pathlib.Path(folder) / f"{order['lab']}.ipynb"
             path.write_bytes(data)
             for _ in range(1 + RETRIES):
@@ -244,6 +248,15 @@ def work(order, data):
         return json.dumps({"refused": str(error)})
     except Exception as error:
         return json.dumps({"failed": f"the grader failed on it: {type(error).__name__}: {error}"})
+
+
+@functools.cache
+def _sweep():
+    """Remove, once in a process, the folders of jobs whose process was killed a day ago or more."""
+    for path in pathlib.Path(tempfile.gettempdir()).glob(f"{JOB_FOLDER}*"):
+        with contextlib.suppress(OSError):
+            if not path.is_symlink() and path.lstat().st_mtime < time.time() - 86400:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def writable(value):

@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 
 from ftlab.course import catalogue
 from ftlab.errors import UsageError
@@ -48,6 +49,17 @@ class Store:
 
     def __exit__(self, *exception):
         self._lock.close()  # the lock goes with it
+
+    @contextlib.contextmanager
+    def scratch(self):
+        """A folder for what is unpacked; what a killed run left there goes first."""
+        folder = self.folder / "submissions"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def load(self, key):
         """The result with this key, or None."""

@@ -198,6 +198,28 @@ def tell_path(path, student, lab, secret, mode, hidden):
     raise RuntimeError(f"«{path}»")
 
 
+def test_a_zip_is_graded_and_nothing_unpacked_stays(tmp_path):
+    import zipfile
+
+    path = write(tmp_path / "made", "ada", {"layer": "full"})
+    with zipfile.ZipFile(tmp_path / "class", "w") as archive:
+        archive.write(path, f"ada/{LAB}.ipynb")
+    left = tmp_path / "out" / ".cache" / "submissions" / "1"
+    left.mkdir(parents=True)  # of a run that was killed
+    assert grade(tmp_path)["submissions"][0]["points"] == 5
+    assert not left.parent.exists()
+
+
+def test_folders_of_jobs_that_were_killed_are_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name, days in (("ftlab-job-old", 2), ("ftlab-job-new", 0.5), ("another", 9)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - days * 86400,) * 2)
+    batch._sweep.cache_clear()
+    batch._sweep()
+    assert {path.name for path in tmp_path.iterdir()} == {"ftlab-job-new", "another"}
+
+
 # Stopped and started again
 
 DRIVER = """
@@ -211,10 +233,10 @@ except KeyboardInterrupt:
 """
 
 
-def start(tmp_path, seconds, jobs=1, **environment):
+def start(tmp_path, seconds, jobs=1):
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = dict(os.environ, PYTHONPATH=path, FTLAB_FAKE_SECONDS=str(seconds), FTLAB_FAKE_LOG=str(tmp_path / "log"),
-                       **environment)  # fmt: skip
+                       TMPDIR=str(tmp_path))  # fmt: skip
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "class"), str(tmp_path / "out"), str(jobs)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
