@@ -18,7 +18,7 @@ NO_PAGES = {"distributed.scheduler.http.routes": [], "distributed.worker.http.ro
 
 @contextlib.contextmanager
 def connected(jobs, scheduler, report):
-    """A client of the scheduler at address `scheduler`, or of a local cluster of `jobs` worker processes.
+    """A client of `scheduler` (an address or a cluster object), or of a local cluster of `jobs` worker processes.
 
     Raises UsageError where there is no scheduler, or where it has no worker after ten minutes.
     """
@@ -72,20 +72,24 @@ def _sigint_ignored():
         signal.signal(signal.SIGINT, before)
 
 
-def _client(distributed, address):
+def _client(distributed, scheduler):
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # its tracebacks say no more than the line below
     try:
-        return distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        return distributed.Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UsageError(f"no Dask scheduler answers at {address} within {CONNECT_SECONDS} s ({reason})") from None
+        raise UsageError(f"no Dask scheduler answers at {_address(scheduler)} within {CONNECT_SECONDS} s ({reason})") from None
+
+
+def _address(scheduler):
+    return getattr(scheduler, "scheduler_address", scheduler)
 
 
 def _wait_for_a_worker(client, scheduler, report):
     began = time.monotonic()
     while not threads(client):
         if time.monotonic() - began > WORKER_SECONDS:
-            raise UsageError(f"the scheduler at {scheduler} has no workers: start some, then run the same command again")
+            raise UsageError(f"the scheduler at {_address(scheduler)} has no workers: start some, then run the same command again")
         report("waiting for the first worker")
         time.sleep(1)
 
