@@ -36,9 +36,10 @@ def grade_class(submissions_folder, out, labs=(), jobs=1, scheduler=None, secret
                 overrides=None, grader=GRADER, content=CONTENT):  # fmt: skip
     """Grade all submissions in a folder (or zip) and write the tables, feedback and report under `out`.
 
-    labs: names of labs, all when empty. jobs: local worker processes; 1 grades in this process. scheduler: in place of `jobs`,
-    the address of a Dask scheduler, or a Dask cluster object (SLURMCluster, GatewayCluster, ...). secret: the instructor's, default that of `out`/.secret. mode: of `kernel.Walls`.
-    report(text): told of progress. rules: a `gradebook.Rules`; overrides: a CSV file (default `out`/overrides.csv).
+    labs: names of labs, all when empty. jobs: local worker processes; 1 grades in this process. scheduler: in place of
+    `jobs`, the address of a Dask scheduler, or a Dask cluster object (SLURMCluster, GatewayCluster, ...).
+    secret: the instructor's, default that of `out`/.secret. mode: of `kernel.Walls`. report(text): told of progress.
+    rules: a `gradebook.Rules`; overrides: a CSV file (default `out`/overrides.csv).
     grader, content: "module:function", for tests: (path, student, lab, secret, mode, hidden) -> result, (path, lab) -> JSON.
 
     Returns what is written to `out`/run.json. A KeyboardInterrupt is passed on after what is finished was written.

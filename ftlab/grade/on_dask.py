@@ -89,7 +89,7 @@ def _wait_for_a_worker(client, scheduler, report):
     began = time.monotonic()
     while not threads(client):
         if time.monotonic() - began > WORKER_SECONDS:
-            raise UsageError(f"the scheduler at {_address(scheduler)} has no workers: start some, then run the same command again")
+            raise UsageError(f"the scheduler at {_address(scheduler)} has no workers: start some, then run this again")
         report("waiting for the first worker")
         time.sleep(1)
 
