@@ -87,6 +87,11 @@ class Found:
     message: str = ""
     mistake: str | None = None
 
+    def __post_init__(self):
+        # JSON can hold half of a surrogate pair, which no file in UTF-8 can.
+        self.message = self.message.encode("utf-8", "replace").decode("utf-8")
+        self.mistake = self.mistake and self.mistake.encode("utf-8", "replace").decode("utf-8")
+
 
 class Outcome:
     """What was found so far. tiers: {"visible" or "hidden": {exercise id: Found}}."""

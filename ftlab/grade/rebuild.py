@@ -202,8 +202,10 @@ def _given(cell):
     source = cell.get("source", "")
     if isinstance(source, list):
         source = "".join(line for line in source if isinstance(line, str))
+    source = source if isinstance(source, str) else ""
+    source = source.encode("utf-8", "replace").decode("utf-8")  # JSON can hold half of a surrogate pair, UTF-8 cannot
     metadata = cell.get("metadata") if isinstance(cell.get("metadata"), dict) else {}
-    return Given(str(cell.get("cell_type")), source if isinstance(source, str) else "", str(cell.get("id", "")), metadata)
+    return Given(str(cell.get("cell_type")), source, str(cell.get("id", "")), metadata)
 
 
 def _name(cell, exercises, names):
@@ -375,11 +377,21 @@ def withheld_imports(code, withheld):
         elif isinstance(node, ast.Import):
             reached = [alias.name for alias in node.names]
         elif isinstance(node, ast.Attribute):
-            reached = [ast.unparse(node)]
+            reached = [_dotted(node)]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             reached = [node.value] if node.value.startswith("ftlab.") else []
         found += [name for name in withheld for one in reached if _reaches(one, name)]
     return sorted(set(found))
+
+
+def _dotted(node):
+    """The text "library.merge" of that attribute of a name; a "?" stands for what is no name."""
+    names = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    names.append(getattr(node, "id", "?"))
+    return ".".join(reversed(names))
 
 
 def _reaches(reached, withheld):

@@ -5,6 +5,7 @@ writes two: the child's process id, and how it ended. The server makes no thread
 forks are safe; it never sees a student's code, only file names.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -38,7 +39,7 @@ class Sessions:
 
         After `seconds` the session's process group is killed and NotHeld raised, as when the server is gone.
         """
-        server = self._started()
+        server, pid, late = self._started(), None, None
         plugins = [part for name in PLUGINS for part in ("-p", name)]
         request = {"arguments": [*plugins, *map(str, arguments)], "folder": str(folder), "log": str(log),
                    "environment": dict(os.environ, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTEST_ADDOPTS="")}  # fmt: skip
@@ -49,11 +50,16 @@ class Sessions:
             late = threading.Timer(seconds, _kill_group, [pid])
             late.start()
             ended = json.loads(server.stdout.readline())
-        except (OSError, ValueError, KeyError) as error:
+        except BaseException as error:  # Ctrl-C, too: the session is in a group of its own, and would go on
+            if pid:
+                _kill_group(pid)
             self.close()
-            raise NotHeld(f"the process that runs pytest ended: {error}") from None
-        late.cancel()
-        late.join()
+            if isinstance(error, (OSError, ValueError, KeyError)):
+                raise NotHeld(f"the process that runs pytest ended: {error}") from None
+            raise
+        finally:
+            if late:
+                late.cancel()
         if ended["signal"]:
             raise NotHeld(f"pytest was ended by signal {ended['signal']} (the limit is {seconds:.0f} s)")
         return ended["status"]
@@ -61,7 +67,8 @@ class Sessions:
     def close(self):
         server, self._server = self._server, None
         if server is not None:
-            server.stdin.close()
+            with contextlib.suppress(OSError):  # a server that has died leaves a broken pipe
+                server.stdin.close()
             try:
                 server.wait(5)
             except subprocess.TimeoutExpired:
@@ -72,15 +79,13 @@ class Sessions:
     def _started(self):
         if self._server is None or self._server.poll() is not None:
             self._server = subprocess.Popen([sys.executable, "-m", "ftlab.grade.sessions"], stdin=subprocess.PIPE,
-                                            stdout=subprocess.PIPE, text=True)  # fmt: skip
+                                            stdout=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
         return self._server
 
 
 def _kill_group(pid):
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def serve():

@@ -28,12 +28,12 @@ def share(one, other):
 
 
 def functions(source):
-    """{name: list of nodes} of the functions and classes at the top of `source`; {} where it is no valid Python."""
+    """{name: list of nodes} of the functions and classes at the top of `source`; {} where it is no (sensible) Python."""
     try:
         tree = ast.parse(source)
+        return {node.name: shape(node) for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
-    return {node.name: shape(node) for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
 
 
 def shape(function):

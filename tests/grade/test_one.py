@@ -175,8 +175,8 @@ CASES = {
         {"decode_float": "def decode_float(*arguments):\n    value = 1.0\n    for _ in range(900):\n        value = [value]\n"
                          "    return value\n",
          "cost_of_call": instead("cost_of_call", "return '<script>alert(1)</script>'"),
-         "break_even": instead("break_even", "return True")},
-        dict.fromkeys(POINTS, "wrong"), set()),
+         "break_even": instead("break_even", "raise ValueError(chr(0xD800) + chr(0))")},
+        {"decode_float": "wrong", "cost_of_call": "wrong", "break_even": "error"}, set()),
     "files written, much said": (
         {"break_even": WRONG["break_even"] + WRITES, "cost_of_call": RIGHT["cost_of_call"] + LOUD},
         {"break_even": "wrong"}, set()),

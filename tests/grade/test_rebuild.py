@@ -1,12 +1,15 @@
 """What becomes of a submission before anything runs: which cell counts, what is put back, what is flagged."""
 
+import json
+
 import nbformat
 import pytest
 from grade.submissions import Notebook, solutions
 
 from ftlab.course import catalogue
+from ftlab.course.notebooks import notebook_text
 from ftlab.course.source import read_lab, stub_of
-from ftlab.grade import rebuild
+from ftlab.grade import rebuild, similarity
 
 LAB = "00_lifecycle"
 OURS = solutions(LAB)
@@ -236,6 +239,19 @@ def test_every_lab_is_staged_from_its_solution_and_from_its_release(tmp_path):
             assert result.problem is None and result.notes == {}, (lab, result.notes)
             assert set(result.attempted.values()) == {attempted}, lab
             assert kinds(result) == set(), (lab, folder, result.flags)
+
+
+@pytest.mark.parametrize("code", [
+    "x = '\ud800'", "\0", "x = " + "(" * 5000, "x = " + "-" * 20_000 + "1", "x" + ".a" * 20_000, "x = " + "1 + " * 20_000 + "1",
+    "y = 1  # " + "NBVAL_SKIP " * 20_000, "def f():\n\tpass\n        pass", "a = 1\r\n# NBVAL_SKIP\r\nb = 2", "'" * 3,
+], ids=range(10))  # fmt: skip
+def test_odd_code_is_staged_as_it_is(code, correct, tmp_path):
+    correct.cell("break_even")["source"] = [code]
+    (tmp_path / "x.ipynb").write_text(json.dumps(correct.raw))
+    result = rebuild.staged(tmp_path / "x.ipynb", LAB)
+    assert result.problem is None and result.attempted["break_even"]
+    notebook_text(result.visible).encode("utf-8")
+    assert similarity.pasted(LAB, code, "break_even") == []
 
 
 def test_odd_metadata_hurts_nobody(correct, tmp_path):
