@@ -3,6 +3,8 @@
 solutions/NN_name.py -> solutions/NN_name.ipynb, labs/NN_name.ipynb, ftlab/course/answers/NN_name.json
 """
 
+import copy
+import functools
 import getpass
 import hashlib
 import json
@@ -71,13 +73,12 @@ def drift(lab):
 
 def solution_notebook(lab, cells):
     """The solution without outputs: every cell of the source, probes too."""
-    return _notebook(lab, cells, lambda cell: cell.source)
+    return _copy(lab, cells, False)
 
 
 def lab_notebook(lab, cells):
     """The student's notebook: gaps for solutions, no probes, no outputs."""
-    student = [cell for cell in cells if cell.kind != "probe"]
-    return _notebook(lab, student, lambda cell: stub_of(cell) if cell.kind == "exercise" else cell.source)
+    return _copy(lab, [cell for cell in cells if cell.kind != "probe"], True)
 
 
 def answers(cells):
@@ -134,7 +135,15 @@ _PATH = re.compile(r"(?<![\w.:/~])/(?:home|root|Users|tmp|var/folders)/[\w.-]+|\
 _WARNING = re.compile(r"\b\w*Warning: ")
 
 
-def _notebook(lab, cells, source_of):
+def _copy(lab, cells, gaps):
+    """A notebook of one's own, made once for the same cells and exercises: grading needs each many times."""
+    exercises = catalogue.exercises(lab)
+    described = tuple((id, exercise.points, exercise.summary()) for id, exercise in exercises.items())
+    return copy.deepcopy(_notebook(lab, tuple(cells), gaps, described))
+
+
+@functools.lru_cache(maxsize=8)
+def _notebook(lab, cells, gaps, described):
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
     exercises = catalogue.exercises(lab)
@@ -143,7 +152,7 @@ def _notebook(lab, cells, source_of):
     built = [_described(badge, "generated", "badge"), _described(install, "generated", "install")]
     taken = {"badge", "install"}
     for cell in cells:
-        source = source_of(cell)
+        source = stub_of(cell) if gaps and cell.kind == "exercise" else cell.source
         if cell.kind == "exercise":
             source = f"# {exercises[cell.id].summary()}\n{source}"
         node = (new_code_cell if cell.type == "code" else new_markdown_cell)(source)
