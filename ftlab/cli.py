@@ -41,6 +41,10 @@ def main(arguments=None):
         if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("ftlab"):
             print(f"ftlab: this needs {error.name}: pip install 'ftlab[lab]'", file=sys.stderr)
             return 2
+        if isinstance(error, ImportError) and (error.name or "").startswith("ftlab"):
+            print("ftlab: this command is not part of this release of the course (--debug shows what is missing)",
+                  file=sys.stderr)  # fmt: skip
+            return 2
         print(f"ftlab: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
         return 1
 
@@ -121,6 +125,14 @@ def build_parser():
     sub.add_argument("--lab", metavar="LAB", help="only this lab's")
     sub.add_argument("--seeds", type=int, metavar="N", help="how many seeds (default: each claim's own number)")
     sub.add_argument("--list", action="store_true", help="list the claims and the runs they have; run nothing")
+
+    sub = command(release, "release", "make the folder that students get: labs and package, no solutions",
+                  "ftlab release --out course --labs 01,04 --zip")  # fmt: skip
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder of the release; an older release there is replaced")
+    sub.add_argument("--labs", default="", metavar="LABS", help="names or numbers, such as 01,04 (default: all)")
+    sub.add_argument("--zip", action="store_true", help="write DIR.zip, too")
+    sub.add_argument("--repository", metavar="OWNER/NAME",
+                     help="where on GitHub the release will lie, for the labs' Colab badges (default: no badges)")  # fmt: skip
 
     sub = command(bench, "bench", "measure against peers in the same run", "ftlab bench generate", True)
     sub.add_argument("name", choices=("train", "generate", "tune", "align", "widgets", "import"), metavar="NAME",
@@ -297,6 +309,15 @@ def study(options):
     if fast():
         raise UsageError("FTLAB_FAST=1 makes runs too short to judge: unset it for a study")
     run_study(chosen, options.seeds, catalogue.STUDIES, _progress, machine)
+
+
+def release(options):
+    from ftlab.course.catalogue import find_labs
+    from ftlab.course.release import release as make
+
+    labs = sorted(set(find_labs(options.labs.replace(",", " ").split())))
+    for line in make(labs, options.out, options.zip, options.repository, _progress):
+        print(line)
 
 
 def bench(options):
