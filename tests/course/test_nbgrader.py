@@ -158,3 +158,18 @@ def test_nbgraders_own_checksums_are_ours(course):
     for path, theirs in zip(paths, json.loads(done.stdout), strict=True):
         cells = nbformat.read(path, as_version=4).cells
         assert [cell.metadata.nbgrader.checksum for cell in cells] == theirs == [checksum(cell) for cell in cells], path.name
+
+
+def test_nbgrader_makes_an_assignment_of_our_solution_too(tmp_path, nbgrader_python):
+    """With its own list of preprocessors. It knows of no probes, so they stay in: releasing our labs is the better way."""
+    course = Course(tmp_path, nbgrader_python)
+    (tmp_path / "nbgrader_config.py").write_text('c = get_config()\nc.CourseDirectory.course_id = "ftlab"\n')
+    solution = nbformat.read(catalogue.SOLUTIONS / f"{LAB}.ipynb", as_version=4)
+    course.put(nbformat.writes(solution), "source", LAB, f"{LAB}.ipynb")
+    status, said = course.nbgrader("generate_assignment", LAB)
+    assert status == 0, said
+    made = nbformat.read(tmp_path / "release" / LAB / f"{LAB}.ipynb", as_version=4)
+    assert len(made.cells) == len(solution.cells)
+    for cell in made.cells:
+        assert not cell.get("outputs") and "SOLUTION" not in cell.source
+        assert (cell.metadata.ftlab.kind == "exercise") == ("raise NotImplementedError()" in cell.source)
