@@ -90,6 +90,21 @@ def test_reports_are_called_so(ledger):
             assert all(ledger[name]["holds"] is None for name in id if name)
 
 
+def test_flags_are_those_of_grading():
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (catalogue.PACKAGE / "grade").glob("*.py"))
+    if not sources:
+        pytest.skip("this checkout has no grading")
+    raised = set(re.findall(r"flag\(\s*\"([a-z_]+)\"|\"kind\": \"([a-z_]+)\", \"exercise\"", sources))
+    raised = {name for pair in raised for name in pair if name} - {"malformed"}
+    rows = re.findall(r"^\| (`.+?) \|", PAGE.partition("| flag |")[2].partition("\n\n")[0], re.M)
+    told = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)}
+    assert told == raised
+
+
+def test_the_readme_leads_here():
+    assert "(docs/instructor.md)" in (catalogue.ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_links_and_commands_exist():
     anchors = {re.sub(r"[^\w\- ]", "", line.lower()).strip().replace(" ", "-")
                for line in re.findall(r"^#+ (.+)$", PAGE, re.M)}  # fmt: skip
