@@ -251,6 +251,28 @@ def there(module, files):
     return f"{path}.py" in files or f"{path}/__init__.py" in files
 
 
+@pytest.mark.full
+@pytest.mark.slow
+def test_the_setup_of_every_lab_runs_from_its_own_release(tmp_path):
+    """Each lab released alone: what it loads of other labs must come with it, models and tables too."""
+    run = """
+import json, pathlib
+(path,) = pathlib.Path("labs").glob("*.ipynb")
+cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["metadata"]["ftlab"]["kind"] == "setup"]
+space = {"__name__": "__main__"}
+for cell in cells:
+    exec("".join(cell["source"]), space)
+for claim in ftlab.course.catalogue.claims(path.stem):
+    assert space["lab"].study(claim.id), claim.id
+print("ran", len(cells), ftlab.__file__)
+""".replace("space = ", "import ftlab.course.catalogue\nspace = ")
+    for lab in catalogue.lab_names():
+        assert cli.main(["release", "--out", str(tmp_path / lab), "--labs", lab]) == 0
+        done = in_release(tmp_path / lab, run, FTLAB_PROFILE="cpu", OMP_NUM_THREADS="1", FTLAB_FAST="1")
+        assert done.returncode == 0, f"{lab}: {done.stderr[-1500:]}"
+        assert done.stdout.split("\n")[-2].endswith(str(tmp_path / lab / "ftlab" / "__init__.py"))
+
+
 def test_some_labs_bring_what_they_load_and_no_more(tmp_path):
     assert cli.main(["release", "--out", str(tmp_path / "two"), "--labs", "01, 11"]) == 0
     names = set(contents(tmp_path / "two"))
