@@ -89,6 +89,14 @@ def build_parser():
     sub.add_argument("--check", action="store_true", help="write nothing; fail when a built file is not up to date")
     sub.add_argument("--execute", action="store_true", help="run the solutions anew")
 
+    sub = command(release, "release", "make the folder that students get: labs and package, no solutions",
+                  "ftlab release --out course --labs 01,04 --zip")  # fmt: skip
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder of the release; an older release there is replaced")
+    sub.add_argument("--labs", default="", metavar="LABS", help="names or numbers, such as 01,04 (default: all)")
+    sub.add_argument("--zip", action="store_true", help="write DIR.zip, too")
+    sub.add_argument("--repository", metavar="OWNER/NAME",
+                     help="where on GitHub the release will lie, for the labs' Colab badges (default: no badges)")  # fmt: skip
+
     sub = command(pretrain, "pretrain", "pretrain a model on your own text", "ftlab pretrain --text notes/ --out model",
                   True)  # fmt: skip
     sub.add_argument("--text", required=True, metavar="PATH", help="file, folder, glob, or a dataset on the Hub")
@@ -125,14 +133,6 @@ def build_parser():
     sub.add_argument("--lab", metavar="LAB", help="only this lab's")
     sub.add_argument("--seeds", type=int, metavar="N", help="how many seeds (default: each claim's own number)")
     sub.add_argument("--list", action="store_true", help="list the claims and the runs they have; run nothing")
-
-    sub = command(release, "release", "make the folder that students get: labs and package, no solutions",
-                  "ftlab release --out course --labs 01,04 --zip")  # fmt: skip
-    sub.add_argument("--out", required=True, metavar="DIR", help="folder of the release; an older release there is replaced")
-    sub.add_argument("--labs", default="", metavar="LABS", help="names or numbers, such as 01,04 (default: all)")
-    sub.add_argument("--zip", action="store_true", help="write DIR.zip, too")
-    sub.add_argument("--repository", metavar="OWNER/NAME",
-                     help="where on GitHub the release will lie, for the labs' Colab badges (default: no badges)")  # fmt: skip
 
     sub = command(bench, "bench", "measure against peers in the same run", "ftlab bench generate", True)
     sub.add_argument("name", choices=("train", "generate", "tune", "align", "widgets", "import"), metavar="NAME",
@@ -215,6 +215,15 @@ def build(options):
         print(f"{name}: {'wrote ' + ', '.join(changed) if changed else 'up to date'}")
     if problems:
         raise NotHeld("\n       ".join(problems))
+
+
+def release(options):
+    from ftlab.course.catalogue import find_labs
+    from ftlab.course.release import release as make
+
+    labs = sorted(set(find_labs(options.labs.replace(",", " ").split())))
+    for line in make(labs, options.out, options.zip, options.repository, _progress):
+        print(line)
 
 
 def pretrain(options):
@@ -309,15 +318,6 @@ def study(options):
     if fast():
         raise UsageError("FTLAB_FAST=1 makes runs too short to judge: unset it for a study")
     run_study(chosen, options.seeds, catalogue.STUDIES, _progress, machine)
-
-
-def release(options):
-    from ftlab.course.catalogue import find_labs
-    from ftlab.course.release import release as make
-
-    labs = sorted(set(find_labs(options.labs.replace(",", " ").split())))
-    for line in make(labs, options.out, options.zip, options.repository, _progress):
-        print(line)
 
 
 def bench(options):
