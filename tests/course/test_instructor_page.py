@@ -113,7 +113,16 @@ def test_links_and_commands_exist():
     for line in re.findall(r"^(ftlab .+)$", PAGE, re.M) + re.findall(r"`(ftlab [^`]+)`", PAGE.replace("\n", " ")):
         name, *words = line.removeprefix("ftlab ").split()
         if name == "grade" and name not in commands:
-            continue
+            continue  # a checkout without grading
         assert name in commands, line
         known = {option for action in commands[name]._actions for option in action.option_strings}
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, line
+
+
+def test_grades_options_exist():
+    commands = build_parser()._subparsers._group_actions[0].choices
+    if "grade" not in commands:
+        pytest.skip("this checkout has no grading")
+    known = {option for action in commands["grade"]._actions for option in action.option_strings}
+    rows = re.findall(r"^\| `(--[a-z-]+)", PAGE.partition("| option | does |")[2].partition("\n\n")[0], re.M)
+    assert set(rows) == known - {"-h", "--help", "--debug", "--json", "--out"}
