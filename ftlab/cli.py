@@ -41,6 +41,10 @@ def main(arguments=None):
         if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("ftlab"):
             print(f"ftlab: this needs {error.name}: pip install 'ftlab[lab]'", file=sys.stderr)
             return 2
+        if isinstance(error, ImportError) and (error.name or "").startswith("ftlab"):
+            print("ftlab: this command is not part of this release of the course (--debug shows what is missing)",
+                  file=sys.stderr)  # fmt: skip
+            return 2
         print(f"ftlab: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
         return 1
 
@@ -84,6 +88,14 @@ def build_parser():
     sub.add_argument("labs", nargs="*", metavar="LAB", help="name or number; all when left out")
     sub.add_argument("--check", action="store_true", help="write nothing; fail when a built file is not up to date")
     sub.add_argument("--execute", action="store_true", help="run the solutions anew")
+
+    sub = command(release, "release", "make the folder that students get: labs and package, no solutions",
+                  "ftlab release --out course --labs 01,04 --zip")  # fmt: skip
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder of the release; an older release there is replaced")
+    sub.add_argument("--labs", default="", metavar="LABS", help="names or numbers, such as 01,04 (default: all)")
+    sub.add_argument("--zip", action="store_true", help="write DIR.zip, too")
+    sub.add_argument("--repository", metavar="OWNER/NAME",
+                     help="where on GitHub the release will lie, for the labs' Colab badges (default: no badges)")  # fmt: skip
 
     sub = command(pretrain, "pretrain", "pretrain a model on your own text", "ftlab pretrain --text notes/ --out model",
                   True)  # fmt: skip
@@ -223,6 +235,15 @@ def build(options):
         print(f"{name}: {'wrote ' + ', '.join(changed) if changed else 'up to date'}")
     if problems:
         raise NotHeld("\n       ".join(problems))
+
+
+def release(options):
+    from ftlab.course.catalogue import find_labs
+    from ftlab.course.release import release as make
+
+    labs = sorted(set(find_labs(options.labs.replace(",", " ").split())))
+    for line in make(labs, options.out, options.zip, options.repository, _progress):
+        print(line)
 
 
 def pretrain(options):
