@@ -41,6 +41,10 @@ def main(arguments=None):
         if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("ftlab"):
             print(f"ftlab: this needs {error.name}: pip install 'ftlab[lab]'", file=sys.stderr)
             return 2
+        if isinstance(error, ImportError) and (error.name or "").startswith("ftlab"):
+            print("ftlab: this command is not part of this release of the course (--debug shows what is missing)",
+                  file=sys.stderr)  # fmt: skip
+            return 2
         print(f"ftlab: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
         return 1
 
@@ -85,6 +89,14 @@ def build_parser():
     sub.add_argument("--check", action="store_true", help="write nothing; fail when a built file is not up to date")
     sub.add_argument("--execute", action="store_true", help="run the solutions anew")
 
+    sub = command(release, "release", "make the folder that students get: labs and package, no solutions",
+                  "ftlab release --out course --labs 01,04 --zip")  # fmt: skip
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder of the release; an older release there is replaced")
+    sub.add_argument("--labs", default="", metavar="LABS", help="names or numbers, such as 01,04 (default: all)")
+    sub.add_argument("--zip", action="store_true", help="write DIR.zip, too")
+    sub.add_argument("--repository", metavar="OWNER/NAME",
+                     help="where on GitHub the release will lie, for the labs' Colab badges (default: no badges)")  # fmt: skip
+
     sub = command(pretrain, "pretrain", "pretrain a model on your own text", "ftlab pretrain --text notes/ --out model",
                   True)  # fmt: skip
     sub.add_argument("--text", required=True, metavar="PATH", help="file, folder, glob, or a dataset on the Hub")
@@ -122,6 +134,25 @@ def build_parser():
     sub.add_argument("--lab", metavar="LAB", help="only this lab's")
     sub.add_argument("--seeds", type=int, metavar="N", help="how many seeds (default: each claim's own number)")
     sub.add_argument("--list", action="store_true", help="list the claims and the runs they have; run nothing")
+
+    sub = command(grade, "grade", "grade a class", "ftlab grade submissions/ --out grades --jobs 4 --deadline 2026-12-01T23:59 "
+                                                   "--late-penalty 10%%/day", True)  # fmt: skip
+    sub.add_argument("submissions", metavar="SUBMISSIONS",
+                     help="folder or zip: <student>/<lab>.ipynb, nbgrader's, or Moodle's or Canvas's download")  # fmt: skip
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder for grades, feedback and report.html; the same folder "
+                                                                 "again grades only what changed")  # fmt: skip
+    sub.add_argument("--labs", metavar="LAB,...", help="only these labs, such as 01,04 (default: all that were handed in)")
+    sub.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes on this machine (default: 1)")
+    sub.add_argument("--scheduler", metavar="ADDRESS", help="grade on the workers of a Dask scheduler, such as tcp://head:8786")
+    sub.add_argument("--cold", action="store_true", help="start each kernel anew in the sandbox: slower, fewer parts of ours")
+    sub.add_argument("--unsafe", action="store_true", help="no sandbox: the submissions' code runs as you do")
+    sub.add_argument("--secret", metavar="FILE", help="file with the secret that hidden inputs are drawn from, one an "
+                                                      "assignment (default: $FTLAB_GRADE_SECRET or DIR/.secret)")  # fmt: skip
+    sub.add_argument("--deadline", metavar="TIME", help="such as 2026-12-01T23:59; by the files' times")
+    sub.add_argument("--late-penalty", metavar="P", help="such as 10%%/day: of a lab's full points, for each day begun")
+    sub.add_argument("--keep-best", action="store_true", help="of what a student handed in over several runs, the best counts")
+    sub.add_argument("--overrides", metavar="FILE", help="your own points: student,lab,exercise,points,reason (default: "
+                                                         "DIR/overrides.csv, where there is one)")  # fmt: skip
 
     sub = command(bench, "bench", "measure against peers in the same run", "ftlab bench generate", True)
     sub.add_argument("name", choices=("train", "generate", "tune", "align", "widgets", "import"), metavar="NAME",
@@ -204,6 +235,15 @@ def build(options):
         print(f"{name}: {'wrote ' + ', '.join(changed) if changed else 'up to date'}")
     if problems:
         raise NotHeld("\n       ".join(problems))
+
+
+def release(options):
+    from ftlab.course.catalogue import find_labs
+    from ftlab.course.release import release as make
+
+    labs = sorted(set(find_labs(options.labs.replace(",", " ").split())))
+    for line in make(labs, options.out, options.zip, options.repository, _progress):
+        print(line)
 
 
 def pretrain(options):
@@ -298,6 +338,41 @@ def study(options):
     if fast():
         raise UsageError("FTLAB_FAST=1 makes runs too short to judge: unset it for a study")
     run_study(chosen, options.seeds, catalogue.STUDIES, _progress, machine)
+
+
+def grade(options):
+    from ftlab.grade.batch import check_places, grade_class
+    from ftlab.grade.cache import open_secret
+    from ftlab.grade.gradebook import Rules, parse_deadline, parse_penalty
+
+    if options.cold and options.unsafe:
+        raise UsageError("--cold and --unsafe: give one of them")
+    if options.scheduler and options.jobs != 1:
+        raise UsageError("--jobs and --scheduler: give one of them")
+    if options.late_penalty and not options.deadline:
+        raise UsageError("--late-penalty needs a --deadline")
+    penalty, per = parse_penalty(options.late_penalty) if options.late_penalty else (0.0, "day")
+    rules = Rules(parse_deadline(options.deadline) if options.deadline else None, penalty, per, options.keep_best)
+    _, out = check_places(options.submissions, options.out)
+    secret = options.secret or os.environ.get("FTLAB_GRADE_SECRET") or out / ".secret"
+    labs = [name for name in (options.labs or "").split(",") if name.strip()]
+    mode = "cold" if options.cold else "unsafe" if options.unsafe else "auto"
+    try:
+        run = grade_class(options.submissions, out, labs, options.jobs, options.scheduler, open_secret(secret), mode, _progress,
+                          rules, options.overrides)  # fmt: skip
+    except KeyboardInterrupt:
+        _progress("what was graded is written; the same command goes on from there")
+        raise
+    if options.json:
+        return _print_json(run)
+    counts = run["counts"]
+    print(f"{counts['submissions']} submissions: {counts['graded']} graded, {counts['reused']} known from before, "
+          f"{counts['identical']} the same as another")  # fmt: skip
+    for line in run["submissions"]:
+        if line["status"] != "graded":
+            print(f"to look at by hand: {line['student']}, {line['lab'] or line['file']}: {line['message']}")
+    print(f"secret: {secret} (keep it to yourself, and for regrades)")
+    print(f"wrote {options.out}/grades.csv, gradebook.csv, canvas.csv, moodle.csv, feedback/, report.html, run.json")
 
 
 def bench(options):

@@ -9,7 +9,7 @@ import pytest
 from ftlab import cli
 from ftlab.errors import NotHeld, UsageError
 
-COMMANDS = "doctor lab run claims exercises build pretrain tune new study bench".split()
+COMMANDS = "doctor lab run claims exercises build pretrain tune new study grade bench".split()
 
 
 def test_every_command_has_help_with_an_example(capsys):

@@ -3,6 +3,8 @@
 solutions/NN_name.py -> solutions/NN_name.ipynb, labs/NN_name.ipynb, ftlab/course/answers/NN_name.json
 """
 
+import copy
+import functools
 import getpass
 import hashlib
 import json
@@ -15,6 +17,7 @@ from ftlab.course.source import read_lab, solution_of, stub_of
 from ftlab.errors import UsageError
 from ftlab.files import atomic_write_text
 
+HEAD_CELLS = 2  # the badge and the install cell
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
@@ -24,6 +27,20 @@ _INSTALL = (
     "import importlib.util\n\n"
     'if importlib.util.find_spec("ftlab") is None:  # on Colab: get the course, keep Colab\'s own torch\n'
     "    %pip install -q git+https://github.com/{repository}"
+)
+# A release is a folder with the package beside the labs (a hub's shared folder, an unpacked archive).
+_BESIDE = (
+    "import importlib.util\nimport pathlib\nimport sys\n\n"
+    'if importlib.util.find_spec("ftlab") is None and (pathlib.Path.cwd().parent / "ftlab" / "__init__.py").exists():\n'
+    "    sys.path.insert(0, str(pathlib.Path.cwd().parent))  # the course's folder: the package lies beside the labs\n"
+)
+_ELSE_INSTALL = (
+    'if importlib.util.find_spec("ftlab") is None:  # on Colab: get the course, keep Colab\'s own torch\n'
+    "    %pip install -q git+https://github.com/{repository}"
+)
+_ELSE_SAY = (
+    'if importlib.util.find_spec("ftlab") is None:\n'
+    "    raise ModuleNotFoundError(\"ftlab is not installed here: the course's README.md says how, also on Colab\")"
 )
 
 
@@ -71,13 +88,22 @@ def drift(lab):
 
 def solution_notebook(lab, cells):
     """The solution without outputs: every cell of the source, probes too."""
-    return _notebook(lab, cells, lambda cell: cell.source)
+    return _copy(lab, cells, False)
 
 
-def lab_notebook(lab, cells):
-    """The student's notebook: gaps for solutions, no probes, no outputs."""
-    student = [cell for cell in cells if cell.kind != "probe"]
-    return _notebook(lab, student, lambda cell: stub_of(cell) if cell.kind == "exercise" else cell.source)
+def lab_notebook(lab, cells, head=None):
+    """The student's notebook: gaps for solutions, no probes, no outputs.
+
+    head: the cells before the source's, as `released_head` makes them; default those of the course's own repository.
+    """
+    return _copy(lab, [cell for cell in cells if cell.kind != "probe"], True, head)
+
+
+def released_head(lab, repository=None):
+    """The first cells of a lab in a release. repository: OWNER/NAME on GitHub, where Colab finds it; None: no badge."""
+    if repository is None:
+        return _head(lab, None, _BESIDE + _ELSE_SAY)
+    return _head(lab, repository, _BESIDE + _ELSE_INSTALL.format(repository=repository))
 
 
 def answers(cells):
@@ -134,16 +160,34 @@ _PATH = re.compile(r"(?<![\w.:/~])/(?:home|root|Users|tmp|var/folders)/[\w.-]+|\
 _WARNING = re.compile(r"\b\w*Warning: ")
 
 
-def _notebook(lab, cells, source_of):
+def _head(lab, repository, install):
+    """The cells that no source has: the badge that opens the lab on Colab, and what makes the package importable."""
+    from nbformat.v4 import new_code_cell, new_markdown_cell
+
+    badge = [new_markdown_cell(_BADGE.format(repository=repository, lab=lab))] if repository else []
+    return [_described(cell, "generated", "badge") for cell in badge] + [
+        _described(new_code_cell(install), "generated", "install")]  # fmt: skip
+
+
+def _copy(lab, cells, gaps, head=None):
+    """A notebook of one's own, made once for the same cells and exercises: grading needs each many times."""
+    exercises = catalogue.exercises(lab)
+    described = tuple((id, exercise.points, exercise.summary()) for id, exercise in exercises.items())
+    made = copy.deepcopy(_notebook(lab, tuple(cells), gaps, described))
+    if head is not None:
+        made.cells[:HEAD_CELLS] = head
+    return made
+
+
+@functools.lru_cache(maxsize=8)
+def _notebook(lab, cells, gaps, described):
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
     exercises = catalogue.exercises(lab)
-    badge = new_markdown_cell(_BADGE.format(repository=catalogue.REPOSITORY, lab=lab))
-    install = new_code_cell(_INSTALL.format(repository=catalogue.REPOSITORY))
-    built = [_described(badge, "generated", "badge"), _described(install, "generated", "install")]
+    built = _head(lab, catalogue.REPOSITORY, _INSTALL.format(repository=catalogue.REPOSITORY))
     taken = {"badge", "install"}
     for cell in cells:
-        source = source_of(cell)
+        source = stub_of(cell) if gaps and cell.kind == "exercise" else cell.source
         if cell.kind == "exercise":
             source = f"# {exercises[cell.id].summary()}\n{source}"
         node = (new_code_cell if cell.type == "code" else new_markdown_cell)(source)

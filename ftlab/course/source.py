@@ -1,6 +1,7 @@
 """Read a lab's one source, solutions/NN_name.py, into cells that know what they are."""
 
 import dataclasses
+import functools
 import re
 
 from ftlab.course import catalogue
@@ -31,9 +32,15 @@ def read_lab(lab):
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UsageError(f"no solutions/{lab}.py: labs are built and run from a checkout of the repository") from None
-    cells = parse(text, f"solutions/{lab}.py")
+    cells = list(_parsed(text, f"solutions/{lab}.py"))
     check_cells(cells, catalogue.exercises(lab), {claim.id for claim in catalogue.claims(lab)}, f"solutions/{lab}.py")
     return cells
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(text, name):
+    """`parse`, once for the same text: grading reads a lab again for each submission."""
+    return tuple(parse(text, name))
 
 
 def parse(text, name):

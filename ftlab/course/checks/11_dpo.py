@@ -318,7 +318,7 @@ EXERCISES = [
             "mask_not_shifted": lambda *case: sequence_logprobs(*case, first=1, last=1),
             "averaged": lambda *case: sequence_logprobs(*case, mean=True), "no_softmax": _no_softmax}),
         withheld=("ftlab.align.pairs.token_logprobs", "ftlab.align.pairs.sequence_logprobs",
-                  "ftlab.align.pairs.logprobs_of"),
+                  "ftlab.align.pairs.logprobs_of", "ftlab.model.generate.sequence_logprobs"),
     ),
     Exercise(
         id="loss", title="The DPO loss", points=5, minutes=15, difficulty=2,

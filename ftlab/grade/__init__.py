@@ -1,0 +1,1 @@
+"""Grading: submissions are rebuilt from the release, run in a sandbox, compared outside it, and reported."""

@@ -1,0 +1,415 @@
+"""A class graded: submissions are found, each content is graded once, here or on Dask workers, and the results written.
+
+What goes to a worker is JSON and the notebook's bytes, what comes back is JSON: workers need no common disk, and nothing of
+a student's is ever unpickled. Student code runs in the sandbox that the worker starts, never in the worker.
+
+A result is written to disk as it comes (cache.py). A run that is killed is started again with the same command.
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import functools
+import importlib
+import json
+import math
+import pathlib
+import shutil
+import tempfile
+import time
+
+from ftlab.course import catalogue
+from ftlab.errors import NotHeld, UsageError
+from ftlab.files import write_json
+from ftlab.grade import cache, feedback
+from ftlab.grade.gradebook import Grades, Rules, read_overrides
+from ftlab.grade.report import Report
+
+RETRIES = 2  # after a first try that failed for a reason of ours, such as a worker that was killed
+CONNECT_SECONDS, WORKER_SECONDS = 10, 600
+AHEAD = 2  # jobs sent for each worker thread: one runs, one waits
+JOB_FOLDER = "ftlab-job-"
+GRADER, CONTENT = "ftlab.grade.batch:in_walls", "ftlab.grade.batch:content_of"
+
+
+def grade_class(submissions_folder, out, labs=(), jobs=1, scheduler=None, secret=None, mode="auto", report=None, rules=None,
+                overrides=None, grader=GRADER, content=CONTENT):  # fmt: skip
+    """Grade all submissions in a folder (or zip) and write the tables, feedback and report under `out`.
+
+    labs: names of labs, all when empty. jobs: local worker processes; 1 grades in this process. scheduler: in place of
+    `jobs`, the address of a Dask scheduler, or a Dask cluster object (SLURMCluster, GatewayCluster, ...).
+    secret: the instructor's, default that of `out`/.secret. mode: of `kernel.Walls`. report(text): told of progress.
+    rules: a `gradebook.Rules`; overrides: a CSV file (default `out`/overrides.csv).
+    grader, content: "module:function", for tests: (path, student, lab, secret, mode, hidden) -> result, (path, lab) -> JSON.
+
+    Returns what is written to `out`/run.json. A KeyboardInterrupt is passed on after what is finished was written.
+    Raises UsageError, before anything is graded, for what cannot be met as asked, NotHeld when a scheduler goes away.
+    """
+    folder, out = check_places(submissions_folder, out)
+    labs, rules = catalogue.find_labs(labs) if labs else [], rules or Rules()
+    if jobs < 1:
+        raise UsageError("--jobs must be at least 1")
+    secret = secret or cache.open_secret(out / ".secret")
+    with cache.Store(out) as store, store.scratch() as scratch:
+        rows = find_rows(folder, labs, scratch)
+        rules = _with_overrides(rules, overrides or out / "overrides.csv", bool(overrides), rows)
+        order = {"secret": secret, "mode": mode, "grader": grader, "hidden": [str(out), str(folder)]}
+        batch = Batch(rows, store, order, content, report or (lambda text: None))
+        ended = None
+        try:
+            with _runner(jobs, scheduler, batch.report) as run:
+                batch.go(run)
+        except (KeyboardInterrupt, NotHeld) as error:  # what is there is written first
+            ended = error
+            batch.find_known()
+        flags = {"labs": labs, "jobs": jobs, "scheduler": bool(scheduler), "mode": mode, "keep_best": rules.keep_best,
+                 "deadline": rules.deadline.isoformat() if rules.deadline else None,
+                 "late_penalty": f"{rules.penalty:.4%}/{rules.per}" if rules.penalty else None}  # fmt: skip
+        summary = write_all(out, batch, rules, flags, finished=ended is None)
+    if ended:
+        raise ended
+    return summary
+
+
+def check_places(submissions_folder, out):
+    """The two paths, absolute. Raises UsageError where they are not there, cannot be written, or stand in each other."""
+    folder, out = pathlib.Path(submissions_folder), pathlib.Path(out)
+    if not folder.exists():
+        raise UsageError(f"no folder or zip at {folder}")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file: name a folder")
+    inside, here = folder.resolve(), out.resolve()
+    if here == inside or inside in here.parents:
+        raise UsageError(f"--out {out} lies in the submissions' folder {folder}: name a folder beside it")
+    if here in inside.parents and any(inside.is_relative_to(here / name) for name in (".cache", "feedback")):
+        raise UsageError(f"{folder} is what ftlab grade wrote: name the folder with the submissions")
+    try:
+        here.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be made ({error.strerror}): name another folder") from None
+    return inside, here
+
+
+@dataclasses.dataclass
+class Row:
+    """A submission, and the key of its result once it is known (None for one that cannot be read)."""
+
+    submission: object
+    key: str | None = None
+    basis: str | None = None
+
+
+def find_rows(folder, labs, scratch):
+    """The Rows of what `folder` holds for `labs` (all when empty). Raises UsageError when that is nothing."""
+    from ftlab.grade.submission import collect
+
+    found = collect(folder, scratch)
+    chosen = [one for one in found if not labs or one.lab in labs or not one.lab]
+    if not any(one.lab in labs for one in chosen) and labs:
+        there = sorted({one.lab for one in found if one.lab})
+        raise UsageError(f"{folder} holds no submission for {', '.join(labs)}; it has some for {', '.join(there) or 'no lab'}")
+    for one in chosen:
+        one.student = writable(one.student)
+        if one.lms:
+            one.lms = {name: writable(value) for name, value in one.lms.items()}
+    return [Row(one) for one in chosen]
+
+
+def _with_overrides(rules, path, asked, rows):
+    if not asked and not path.exists():
+        return rules
+    known = {(row.submission.student, row.submission.lab) for row in rows}
+    return dataclasses.replace(rules, overrides=read_overrides(path, known))
+
+
+# The batch
+
+
+@dataclasses.dataclass
+class Job:
+    """What a worker gets: `order`, a JSON text, and the notebook's bytes. deaths: workers that ended while they had it."""
+
+    key: str
+    order: str
+    path: pathlib.Path
+    deaths: int = 0
+
+    def data(self):
+        return self.path.read_bytes()
+
+
+class Batch:
+    """All rows of a run: makes the jobs as they are asked for, takes the replies, tells how far things are."""
+
+    def __init__(self, rows, store, order, content, report):
+        self.rows, self.store, self.order, self.content, self.report = rows, store, order, named(content), report
+        self.failed = {}  # {key: why the grader could not grade it}; not kept, so that the next run tries again
+        self.asked = {}  # {key: number of rows that wait for it}
+        self.counts = {"submissions": len(rows), "graded": 0, "reused": 0, "identical": 0, "malformed": 0, "failed": 0}
+        self.done, self.began = 0, time.monotonic()
+
+    def go(self, run):
+        """Grade what has no result yet. run(jobs) yields (key, reply) for an iterable of jobs, in any order."""
+        for key, reply in run(self.jobs()):
+            if "refused" in reply:
+                raise UsageError(reply["refused"])
+            if "result" in reply:
+                self.store.save(key, reply["result"])
+                self.counts["graded"] += 1
+            else:
+                self.failed[key] = reply["failed"]
+                self.counts["failed"] += 1
+            self.done += self.asked.pop(key)
+            self.tell()
+
+    def jobs(self):
+        """The jobs, one for each content that has no result. Read as they are needed, so that workers start at once."""
+        settled = set()
+        for row in self.rows:
+            one = row.submission
+            if one.problem or not one.lab:
+                self.done += 1
+                self.tell()
+                continue
+            self._find_key(row)
+            if row.key in self.asked:
+                self.asked[row.key] += 1
+                self.counts["identical"] += 1
+            elif row.key in settled or self.store.has(row.key):
+                known = "identical" if row.key in settled else "reused"
+                self.counts[known] += 1
+                self.done += 1
+                self.tell()
+            else:
+                self.asked[row.key] = 1
+                settled.add(row.key)
+                order = self.order | {"lab": one.lab, "release": cache.release(one.lab)}
+                yield Job(row.key, json.dumps(order), one.path)
+
+    def find_known(self):
+        """Give each row the key of its result where an earlier run has found it, for a run that was stopped."""
+        for row in self.rows:
+            if row.key is None and row.submission.lab and not row.submission.problem:
+                self._find_key(row, only_known=True)
+
+    def _find_key(self, row, only_known=False):
+        one = row.submission
+        row.basis = cache.basis(one.lab, self.order["secret"], self.order["mode"] == "unsafe")
+        file = cache.hash_of([row.basis, one.lab, cache.hash_of(one.path.read_bytes())])
+        row.key = self.store.key_of(file)
+        if row.key is None and not only_known:
+            row.key = cache.hash_of([row.basis, one.lab, self.content(str(one.path), one.lab)])
+            self.store.note_key(file, row.key)
+
+    def tell(self):
+        graded = self.counts["graded"] + self.counts["failed"]
+        line = f"{self.done} of {len(self.rows)} submissions"
+        if graded and self.done < len(self.rows):
+            left = (time.monotonic() - self.began) / graded * (len(self.rows) - self.done)
+            line += f"; about {_duration(left)} left"
+        self.report(line)
+
+    def result(self, key):
+        """The result with this key, for a student who is not named in it; None where there is none."""
+        return self.store.load(key) if key else None
+
+
+def _duration(seconds):
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+# One job
+
+
+def work(order, data):
+    """Grade the notebook `data` (bytes) as `order` (JSON) says; returns a reply as JSON text. Never raises.
+
+    A reply holds one of: result; refused (a line: this and every other job cannot be done here); failed (a line).
+    """
+    order = json.loads(order)
+    try:
+        if cache.release(order["lab"]) != order["release"]:
+            return json.dumps({"refused": "a worker has another release of the course than this machine: install the same"})
+        grader, problem = named(order["grader"]), None
+        _sweep()
+        with tempfile.TemporaryDirectory(prefix=JOB_FOLDER) as folder:
+            path = pathlib.Path(folder) / f"{order['lab']}.ipynb"
+            path.write_bytes(data)
+            for _ in range(1 + RETRIES):
+                try:
+                    result = grader(str(path), "", order["lab"], order["secret"], order["mode"], order["hidden"])
+                    check_result(result, order["lab"])
+                    return json.dumps({"result": writable(result)}, allow_nan=False)
+                except UsageError:
+                    raise
+                except Exception as error:
+                    problem = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        return json.dumps({"failed": f"the grader failed on it {1 + RETRIES} times ({problem})"})
+    except UsageError as error:
+        return json.dumps({"refused": str(error)})
+    except Exception as error:
+        return json.dumps({"failed": f"the grader failed on it: {type(error).__name__}: {error}"})
+
+
+@functools.cache
+def _sweep():
+    """Remove, once in a process, the folders of jobs whose process was killed a day ago or more."""
+    for path in pathlib.Path(tempfile.gettempdir()).glob(f"{JOB_FOLDER}*"):
+        with contextlib.suppress(OSError):
+            if not path.is_symlink() and path.lstat().st_mtime < time.time() - 86400:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def writable(value):
+    """A JSON value whose texts can be written as UTF-8: half characters, which a notebook may hold, become "?"."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def named(name):
+    """The function "module:function" names."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def check_result(result, lab):
+    """Raise NotHeld unless `result` has the shape of a result, with points that can be."""
+    rows = {row["exercise"]: row for row in result["exercises"]}
+    exercises = catalogue.exercises(lab)
+    if list(rows) != list(exercises) or len(rows) != len(result["exercises"]):
+        raise NotHeld("the grader told of other exercises than the lab has")
+    for id, row in rows.items():
+        if not 0 <= row["points"] <= row["max_points"] == exercises[id].points:
+            raise NotHeld(f"the grader gave {row['points']} of {row['max_points']} points for {id}")
+    if not math.isclose(result["points"], sum(row["points"] for row in rows.values()), abs_tol=1e-6):
+        raise NotHeld("the grader's points do not add up")
+
+
+def content_of(path, lab):
+    """All that the grader takes from a submission: two files with the same content get the same result."""
+    from ftlab.grade.rebuild import staged
+
+    found = staged(path, lab)
+    return {"codes": found.codes, "attempted": found.attempted, "solutions": sorted(found.solutions), "flags": found.flags,
+            "notes": found.notes, "problem": found.problem}  # fmt: skip
+
+
+_WALLS = {}  # {mode: (context manager, walls)} of this process
+
+
+def in_walls(path, student, lab, secret, mode, hidden):
+    """`grade_one` in this process's walls, which are put up at the first call and stand until `close_walls`."""
+    from ftlab.grade.kernel import Walls
+    from ftlab.grade.one import grade_one
+
+    if mode not in _WALLS:
+        stack = contextlib.ExitStack()
+        _WALLS[mode] = (stack, stack.enter_context(Walls(mode, hidden=hidden)))
+        atexit.register(close_walls)
+    return grade_one(path, student, lab, secret, _WALLS[mode][1])
+
+
+def close_walls():
+    """Take this process's walls down."""
+    while _WALLS:
+        _WALLS.popitem()[1][0].close()
+
+
+# Where the jobs run
+
+
+@contextlib.contextmanager
+def _runner(jobs, scheduler, report):
+    """A function of an iterable of jobs that yields (key, reply): in this process, or on Dask workers."""
+    if scheduler is None and jobs == 1:
+        try:
+            yield lambda todo: ((job.key, json.loads(work(job.order, job.data()))) for job in todo)
+        finally:
+            close_walls()
+        return
+    from ftlab.grade import on_dask
+
+    with on_dask.connected(jobs, scheduler, report) as client:
+        yield lambda todo: on_dask.run(client, todo)
+
+
+# Writing
+
+
+def write_all(out, batch, rules, flags, finished):
+    """Write tables, feedback, report and run.json for the rows that have a result; returns run.json's content."""
+    from ftlab import profile
+
+    grades, pages, report, lines, attempts = Grades(), feedback.Pages(out), Report(), [], {}
+    for row in batch.rows:
+        entry = _entry(row, batch, rules, attempts)
+        if entry is None:
+            continue  # not graded yet
+        entry["page"] = pages.write(entry)
+        grades.add(entry)
+        report.add(entry)
+        lines.append(_line(entry))
+    batch.counts["malformed"] = sum(line["status"] != "graded" for line in lines)
+    if attempts:
+        batch.store.note_attempts(attempts)
+    grades.write(out)
+    run = {"machine": profile.machine(measure=False), "finished": finished, "counts": batch.counts,
+           "seconds": round(time.monotonic() - batch.began, 2), "versions": cache.versions(), "flags": flags,
+           "submissions": lines}  # fmt: skip
+    report.write(out / "report.html", run)
+    if finished:
+        pages.remove_others()
+    write_json(out / "run.json", run)
+    return run
+
+
+def _entry(row, batch, rules, attempts):
+    """One row as the writers take it, or None while it has no result."""
+    one = row.submission
+    late = rules.late(one.modified, one.late)
+    if row.key is None and not one.problem and one.lab:
+        return None
+    result = batch.result(row.key)
+    if result is None:
+        if row.key and row.key not in batch.failed:
+            return None
+        from ftlab.grade.one import malformed
+
+        problem = one.problem or batch.failed.get(row.key) or "the file tells no lab"
+        result = malformed(one.student, one.lab, problem)
+    else:
+        attempts[one.student, one.lab] = {"key": row.key, "basis": row.basis, "modified": one.modified, "late": one.late}
+    result |= {"student": one.student, "lab": one.lab}
+    result["flags"] = [*result["flags"], *one.flags]
+    entry = {"result": result, "late": late, "final": rules.apply(result, late), "lms": one.lms, "file": one.path.name,
+             "kept": False}  # fmt: skip
+    if rules.keep_best and row.key:
+        entry = _best(entry, row, batch, rules)
+    if entry["late"] and entry["late"]["seconds"] is None:
+        message = "the LMS marks it as late, its file's time does not; nothing was taken off"
+        result["flags"].append({"kind": "late_by_lms", "exercise": None, "message": message})
+    return entry
+
+
+def _best(entry, row, batch, rules):
+    """The best of this entry and of what the student handed in before, graded on the same basis."""
+    one, best = row.submission, entry
+    for attempt in batch.store.attempts(one.student, one.lab):
+        result = batch.result(attempt["key"]) if attempt["basis"] == row.basis else None
+        if result is None or attempt["key"] == row.key:
+            continue
+        result |= {"student": one.student, "lab": one.lab}
+        late = rules.late(attempt["modified"], attempt["late"])
+        final = rules.apply(result, late)
+        if final["points"] is not None and final["points"] > (best["final"]["points"] or 0):
+            best = entry | {"result": result, "late": late, "final": final, "kept": True}
+    return best
+
+
+def _line(entry):
+    """A submission in run.json."""
+    result, final = entry["result"], entry["final"]
+    return {"student": result["student"], "lab": result["lab"], "status": result["status"], "message": result["message"],
+            "points": final["points"], "graded_points": result["points"], "max_points": result["max_points"],
+            "late": entry["late"], "points_off": final["taken"], "kept_earlier": entry["kept"],
+            "overrides": final["overrides"], "seconds": result["seconds"], "flags": len(result["flags"]),
+            "file": writable(entry["file"]), "feedback": entry["page"]}  # fmt: skip
