@@ -83,6 +83,7 @@ def test_an_interrupt_reaches_the_cell_and_the_kernel_goes_on(one):
     assert one.value("6 * 7") == "42"
 
 
+@pytest.mark.full
 def test_every_kernel_starts_from_the_same_seeds_forked_or_cold(forked):
     code = "__import__('numpy').random.rand(), __import__('torch').rand(1).item(), hash('x')"
     with kernel(forked) as two, kernel(forked) as three, walls_or_skip("cold") as walls, kernel(walls) as four:
@@ -267,6 +268,7 @@ def test_twenty_kernels_one_after_another_leave_memory_and_files_as_they_were(fo
 # --- cold, and which mode is taken ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_a_cold_kernel_has_the_same_walls(tmp_path):
     (tmp_path / "shown.py").write_text("ANSWER = 42\n")
     with walls_or_skip("cold") as walls, kernel(walls, {"FTLAB_PROBE_SEED": "s"}, tmp_path) as running:
