@@ -238,7 +238,9 @@ def start(tmp_path, seconds, jobs=1):
     environment = dict(os.environ, PYTHONPATH=path, FTLAB_FAKE_SECONDS=str(seconds), FTLAB_FAKE_LOG=str(tmp_path / "log"),
                        TMPDIR=str(tmp_path))  # fmt: skip
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "class"), str(tmp_path / "out"), str(jobs)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # Tests that run in a shell's background inherit an ignored SIGINT.
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def log_of(tmp_path):
