@@ -775,8 +775,8 @@ lab.claim("C53b", lab.study("C53b")[0]["value"])
 # ### The library beside ours
 #
 # The reward model by TRL's `RewardTrainer`, on the same comparisons, as many batches: with Muon, which ours learned by, and
-# with AdamW at three rates. **What to look at:** how far two runs of one recipe lie apart when only the order of the batches
-# differs, and what a rate ten times too low costs.
+# with AdamW at three rates. **What to look at:** how far two programs with one recipe lie apart when each draws its own
+# batches, and what a rate ten times too low costs.
 
 # %% ftlab="result" claim="X10b"
 for entry in lab.study("X10b"):

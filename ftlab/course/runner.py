@@ -123,7 +123,11 @@ def _processes(manager):
 
 def displayed(notebook, mime):
     """All values of MIME type `mime` in the outputs of `notebook`, in order."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    return displayed_in([output for cell in notebook.cells for output in cell.get("outputs", ())], mime)
+
+
+def displayed_in(outputs, mime):
+    """The values of MIME type `mime` in a cell's outputs, in order."""
     return [output["data"][mime] for output in outputs if mime in output.get("data", {})]
 
 

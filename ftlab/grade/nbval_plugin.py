@@ -25,6 +25,7 @@ from nbformat.v4 import output_from_msg
 from nbval.kernel import NbvalKernelspecManager, RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
 
+from ftlab.course.runner import displayed_in as displayed
 from ftlab.errors import NotHeld
 from ftlab.files import write_json
 from ftlab.teach.compare import difference
@@ -254,11 +255,6 @@ class GradedCell(IPyNbCell):
             count = len(displayed(ran.outputs, mime))
             if count > (kind == owner):
                 self.config.ftlab.flag("forged_display", id, f"a {kind} cell showed {count} results of a {owner}")
-
-
-def displayed(outputs, mime):
-    """The values of MIME type `mime` in a cell's outputs, in order."""
-    return [output["data"][mime] for output in outputs if mime in output.get("data", {})]
 
 
 def _checked(id, shown):
