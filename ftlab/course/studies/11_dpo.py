@@ -246,8 +246,8 @@ CLAIMS = [
     Claim(id="C58", kind="measured", lab=LAB, measure=measure_spread, interval=ratio_of_spreads, at_least=1.0, seeds=10,
           unit="times", statement="PPO's true utility varies more from seed to seed than DPO's.",
           metric="standard deviation over seeds, PPO over DPO; interval by the bootstrap",
-          note="Ten seeds show no such thing: they spread by 0.18 and 0.19 from seed to seed. What they do show: DPO's utility is the "
-               "higher one in each of the ten, by 0.23 to 0.83."),
+          note="Ten seeds show no such thing: they spread by 0.18 and 0.19 from seed to seed. What they do show: DPO's "
+               "utility is the higher one in each of the ten, by 0.23 to 0.83."),
     Claim(id="X11", kind="measured", lab=LAB, measure=measure_label_noise, at_least=0.1, seeds=3, unit="utility",
           statement="Noisy labels cost DPO true utility.",
           metric=f"true utility with noise {rlhf.NOISE:g} less that with noise {rlhf.NOISY:g}",
