@@ -155,8 +155,8 @@ def build_parser():
                                                          "DIR/overrides.csv, where there is one)")  # fmt: skip
 
     sub = command(bench, "bench", "measure against peers in the same run", "ftlab bench generate", True)
-    sub.add_argument("name", choices=("train", "generate", "tune", "align", "widgets", "import"), metavar="NAME",
-                     help="train, generate, tune, align, widgets or import")  # fmt: skip
+    sub.add_argument("name", choices=("train", "generate", "tune", "align", "widgets", "import", "grade"),
+                     metavar="NAME", help="train, generate, tune, align, widgets, import or grade")  # fmt: skip
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Measurements against peers in the same run: `ftlab bench train|generate|tune|align|widgets|import`.
+"""Measurements against peers in the same run: `ftlab bench train|generate|tune|align|widgets|import|grade`.
 
 Each module has `run(report=None, quick=False) -> {"machine": {...}, "rows": [...]}`. report(text) is told of progress.
 A row holds `name, ours, unit` and either `peer, ratio` (above 1: ours is better) or `limit` (what `ours` must keep to).

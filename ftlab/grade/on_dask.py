@@ -33,7 +33,7 @@ def connected(jobs, scheduler, report):
         stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0, **NO_PAGES}))
         if scheduler is None:
             report(f"starting {jobs} workers")
-            cluster = stack.enter_context(_local_cluster(distributed, jobs))
+            cluster = stack.enter_context(local_cluster(distributed, jobs))
             client = stack.enter_context(distributed.Client(cluster, set_as_default=False))
         else:
             client = stack.enter_context(_client(distributed, scheduler))
@@ -43,7 +43,7 @@ def connected(jobs, scheduler, report):
 
 
 @contextlib.contextmanager
-def _local_cluster(distributed, jobs):
+def local_cluster(distributed, jobs):
     """`jobs` worker processes of one thread, on loopback, behind certificates that exist in memory only.
 
     Without them every user of this machine could give the workers orders.

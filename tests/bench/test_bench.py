@@ -3,10 +3,12 @@
 import importlib
 import json
 import math
+import shutil
 
 import pytest
 
 from ftlab.bench import common
+from ftlab.errors import UsageError
 
 PARTS = ("matrix products", "attention", "the loss", "the optimizer", "the embedding", "elementwise and the rest",
          "Python and dispatch")  # fmt: skip
@@ -96,6 +98,23 @@ def test_widgets():
 
 def test_import():
     assert [row["limit"] for row in run("import_").values()] == [0.2, 0.2]
+
+
+@pytest.mark.full
+def test_grade():
+    if not shutil.which("bwrap"):
+        pytest.skip("no sandbox without bubblewrap: apt-get install bubblewrap")
+    try:
+        rows = run("grade")
+    except UsageError as error:
+        pytest.skip(str(error))
+    for peer in ("nbgrader autograde", "plain nbval (pytest --nbval-lax)"):
+        for what in ("whole", "reduced"):
+            row = rows[f"grade, 2 submissions, against {peer}, {what} notebook"]
+            assert row["ratio"] > 0 and row["peer"] > 0
+    assert rows["grade, 2 submissions, two Dask workers against one"]["ratio"] > 0
+    assert rows["grade, memory of the grader, 4 submissions to 2"]["limit"] == 1.1
+    assert rows["grade, peak memory of the grader, 2 submissions"]["ours"] > 20
 
 
 def test_rows_and_turns():

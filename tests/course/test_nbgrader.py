@@ -4,32 +4,21 @@ The environment is made once, in build/ (which git ignores). In autograding, our
 """
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 
 import nbformat
 import pytest
 
 from ftlab import cli
+from ftlab.bench import grade
+from ftlab.bench.grade import LAB
 from ftlab.course import catalogue
 from ftlab.course.notebooks import checksum
 from ftlab.course.source import read_lab, solution_of
+from ftlab.errors import UsageError
 
 pytestmark = [pytest.mark.full, pytest.mark.slow]
 
-VERSION = "0.9.6"
-LAB = "09_shootout"  # of all labs the quickest with few steps
-# Our labs have their gaps already: ClearSolutions would empty whole cells. The rest is nbgrader's own list.
-CONFIG = """
-from nbgrader.preprocessors import CheckCellMetadata, ClearOutput, ComputeChecksums, LockCells, SaveCells
-
-c = get_config()
-c.CourseDirectory.course_id = "ftlab"
-c.GenerateAssignment.preprocessors = [LockCells, ClearOutput, CheckCellMetadata, ComputeChecksums, SaveCells]
-c.ExecutePreprocessor.timeout = 600
-"""
 GRADES = """
 import json, sys
 from nbgrader.api import Gradebook
@@ -44,48 +33,13 @@ with Gradebook("sqlite:///gradebook.db") as book:
 @pytest.fixture(scope="session")
 def nbgrader_python():
     """The Python of an environment with nbgrader; made when it is not there yet."""
-    folder = catalogue.ROOT / "build" / f"nbgrader-{VERSION}-{sys.version_info[0]}.{sys.version_info[1]}"
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    if not (folder / "made").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"nbgrader=={VERSION}"]
-        done = subprocess.run(install, capture_output=True, text=True)
-        if done.returncode:
-            reason = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), "pip failed")
-            pytest.skip(f"no environment with nbgrader {VERSION} can be made here: {reason[:150]}")
-        (folder / "made").write_text(VERSION)
-    return python
+    try:
+        return grade.nbgrader_python()
+    except UsageError as error:
+        pytest.skip(str(error))
 
 
-class Course:
-    """An nbgrader course in a folder, its kernels run by this Python with this package."""
-
-    def __init__(self, folder, python):
-        self.folder, self.python = folder, python
-        spec = folder / "jupyter" / "kernels" / "python3"
-        spec.mkdir(parents=True)
-        (spec / "kernel.json").write_text(json.dumps({
-            "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-            "display_name": "Python 3 (ipykernel)", "language": "python"}))  # fmt: skip
-        (folder / "nbgrader_config.py").write_text(CONFIG)
-        self.environment = dict(
-            os.environ, JUPYTER_PATH=str(folder / "jupyter"), PYTHONPATH=str(catalogue.ROOT), FTLAB_FAST="1",
-            FTLAB_HEADLESS="1", FTLAB_PROFILE="cpu", OMP_NUM_THREADS="1", JUPYTER_CONFIG_DIR=str(folder / "config"),
-            IPYTHONDIR=str(folder / "ipython"), PATH=os.pathsep.join([str(python.parent), os.environ.get("PATH", "")]),
-        )  # fmt: skip
-
-    def nbgrader(self, *arguments):
-        done = subprocess.run([str(self.python), "-m", "nbgrader", *map(str, arguments)], cwd=self.folder,
-                              capture_output=True, text=True, env=self.environment)  # fmt: skip
-        return done.returncode, done.stdout + done.stderr
-
-    def put(self, text, *where):
-        path = self.folder.joinpath(*where)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        return path
-
+class Course(grade.NbgraderCourse):
     def grades(self):
         environment = {name: value for name, value in self.environment.items() if name != "PYTHONPATH"}
         done = subprocess.run([str(self.python), "-c", GRADES, LAB], cwd=self.folder, capture_output=True, text=True,
