@@ -224,9 +224,11 @@ def workers(folder, count, rounds, report=None):
 
 
 def _on_workers(folder, paths, number):
+    import distributed
+
     from ftlab.grade import on_dask
 
-    with on_dask.local_cluster(number) as cluster:
+    with on_dask.local_cluster(distributed, number) as cluster:
         began = time.perf_counter()
         _ours(folder, paths, scheduler=cluster)
         return time.perf_counter() - began
