@@ -99,8 +99,8 @@ def test_sixty_come_out_as_the_key_though_a_worker_and_the_grader_are_killed(pro
     scheduler = processes.start("scheduler", "dask", "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
                                 "--scheduler-file", address)  # fmt: skip
     wait_for(address.exists, scheduler)
-    workers = [processes.start(f"worker{number}", "dask", "worker", "--scheduler-file", address, "--nthreads", "1", "--no-nanny",
-                               "--no-dashboard", "--name", f"w{number}") for number in range(2)]  # fmt: skip
+    worker = ("dask", "worker", "--scheduler-file", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
+    workers = [processes.start(name, *worker, "--name", name) for name in ("worker0", "worker1")]
     (tmp_path / "secret").write_text("nobody knows")
     command = ("ftlab", "grade", tmp_path / "class", "--out", out, "--scheduler", read_json(address)["address"], "--secret",
                tmp_path / "secret")  # fmt: skip
