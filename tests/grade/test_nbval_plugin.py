@@ -9,8 +9,9 @@ import xml.etree.ElementTree
 
 import nbformat
 import pytest
+from grade.answers import RIGHT, WRONG
 from grade.submissions import Notebook
-from grade.test_one import RIGHT, SECRET, WRONG
+from grade.test_one import SECRET
 
 from ftlab.course import catalogue
 from ftlab.course.notebooks import notebook_text

@@ -1,8 +1,8 @@
 """Flags for pasted source: what they find, and how rarely they are wrong."""
 
 import pytest
+from grade.answers import RIGHT
 from grade.submissions import solutions
-from grade.test_one import RIGHT
 from labs.test_labs import wrong_answers
 
 from ftlab.course import catalogue
