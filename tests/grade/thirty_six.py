@@ -230,12 +230,12 @@ def read_others(notebook, place):
 
 
 def pickled(notebook, place):
-    """Who loads it writes a file."""
+    """Who loads it makes a folder."""
     notebook.write("break_even", f"""
-import pickle
+import os, pickle
 class Bomb:
     def __reduce__(self):
-        return (open, ({str(place.victim / "pickle")!r}, "w"))
+        return (os.mkdir, ({str(place.victim / "pickle")!r},))
 def break_even(upfront, cost_before, cost_after):
     return pickle.dumps(Bomb())
 """)
@@ -313,7 +313,7 @@ CASES = {
                         quick=True),
     "17-sys-exit-at-the-top": Case({"cost_of_call": "import sys\nsys.exit()\n" + RIGHT["cost_of_call"]},
                                    {"cost_of_call": "error"}),
-    # The limit of a cell's time is three seconds: a death that was seen later would be a timeout.
+    # A death that is not seen at once would be a timeout.
     "18-os-exit": Case(costs("import os; os._exit(0)"), DIED, quick=True),
     "18-segmentation-fault": Case(costs("import ctypes; ctypes.string_at(0)"), DIED, quick=True),
     "19-endless-loop": Case(costs("while True: pass"), {"cost_of_call": "timeout"}, quick=True),
