@@ -102,7 +102,10 @@ def test_each_submission_gets_what_it_earns(name, graded):
         return
     told = json.dumps([rows, graded.kept[name]], indent=1)
     statuses = {id: row["status"] for id, row in rows.items()}
-    assert (line["status"], statuses) == ("graded", dict.fromkeys(POINTS, "full") | case.expected), told
+    assert line["status"] == "graded" and list(statuses) == list(POINTS), told
+    for id, status in statuses.items():
+        expected = case.expected.get(id, "full")
+        assert status in (expected if isinstance(expected, tuple) else (expected,)), told
     points = {id: WORTH.get(statuses[id], 0.0) * POINTS[id] for id in POINTS}
     assert {id: float(row["points"]) for id, row in rows.items()} == points
     assert (line["points"], line["max_points"]) == (sum(points.values()), sum(POINTS.values()))
@@ -116,10 +119,9 @@ def test_each_submission_gets_what_it_earns(name, graded):
 def test_each_has_its_rows_once_and_the_others_are_graded(graded):
     written = {path.name for path in graded.place.class_folder.iterdir()}
     assert set(graded.rows) == set(graded.lines) == written
-    malformed = {name for name in written if CASES[name].malformed}
     assert all(set(graded.rows[name]) == set(POINTS) for name in written - {"31-wrong-name"})
-    # What holds nothing of the lab can be told from its cells only, by the grader.
-    assert graded.counts["failed"] == 0 and graded.counts["malformed"] == len(malformed)
+    assert graded.counts["failed"] == 0
+    assert graded.counts["malformed"] == sum(bool(CASES[name].malformed) for name in written)
     assert f"{len(written)} submissions" in graded.said
 
 
