@@ -31,8 +31,9 @@ class Case:
     """A submission. The notebook has `code` in its exercises (the right answers where it has none; None: the untouched gap).
 
     make(notebook, place) edits it, or returns True after it wrote another file instead.
-    expected: {exercise: status, or a tuple of those that may be}, "full" for those that are not named. flags: kinds that must be raised; without any no flag
-    may be. malformed: a text that the reason must hold, where the whole submission is for review.
+    expected: {exercise: status, or a tuple of those that may be}, "full" for those that are not named.
+    flags: kinds that must be raised; without any no flag may be.
+    malformed: a text that the reason must hold, where the whole submission is for review.
     said: {exercise: a text that the student's message must hold}. quick: whether it is in the class of the fast tests.
     """
 
