@@ -172,7 +172,8 @@ def test_36_a_worker_killed_in_mid_job(tmp_path):
     assert len(graded) == len(set(graded)) == len(names)
     assert read_json(tmp_path / "left.json") == []
     # A worker that is killed cannot tidy its temporary folder; the next one of its walls does (test_sandbox.py).
-    assert {path.name.split("-")[1] for path in (tmp_path / "tmp").iterdir()} <= {"walls", "packages", "job", "grade"}
+    left = {path.name.split("-")[1] for path in (tmp_path / "tmp").iterdir()}
+    assert left <= {"walls", "packages", "job", "grade", "cell", "scratch"}
 
 
 def worker_of(process):
