@@ -37,6 +37,10 @@ LIFE_SECONDS, GRACE_SECONDS, IDLE_SECONDS = 0.25, 5.0, 2.0
 MESSAGE_BYTES, QUEUE = 4_000_000, 32  # the largest message that is read, and how many may wait: they bound our memory
 RIGHT, WRONG, ERROR, NOT_RUN = "right", "wrong", "error", "not_run"
 CHECKED = ("right", "mistake", "wrong", "error", "not attempted")
+EXPLAINED = {  # what an error that ended a cell means where code is graded
+    "SystemExit": "your code called exit()",
+    "ModuleNotFoundError": "graded code has the course's packages and no network, so pip installs nothing here",
+}
 
 
 def pytest_addoption(parser):
@@ -443,7 +447,7 @@ class _Watch:
     def _failed(self, content):
         text = " ".join(str(content.get("evalue", "")).split())[:300]
         name = str(content.get("ename", ""))[:100] or str(content.get("status", "error"))
-        self.error = self.error or (f"{name}: {text}" if text else name)
+        self.error = self.error or ": ".join(filter(None, [name, text, EXPLAINED.get(name)]))
 
 
 def _slow(seconds):

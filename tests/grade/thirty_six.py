@@ -313,7 +313,7 @@ CASES = {
     "17-sys-exit": Case(costs("import sys; sys.exit()"), {"cost_of_call": "error"}, said={"cost_of_call": "exit()"},
                         quick=True),
     "17-sys-exit-at-the-top": Case({"cost_of_call": "import sys\nsys.exit()\n" + RIGHT["cost_of_call"]},
-                                   {"cost_of_call": "error"}),
+                                   {"cost_of_call": "error"}, said={"cost_of_call": "called exit()"}),
     # A death that is not seen at once would be a timeout.
     "18-os-exit": Case(costs("import os; os._exit(0)"), DIED, quick=True),
     "18-segmentation-fault": Case(costs("import ctypes; ctypes.string_at(0)"), DIED, quick=True),
@@ -349,7 +349,7 @@ CASES = {
     "32-noise": Case({"break_even": RIGHT["break_even"] + NOISE}, quick=True),
     "33-input": Case(costs("prompt_tokens = input()"), {"cost_of_call": "error"}, said={"cost_of_call": "input"}),
     "34-pip": Case({"cost_of_call": "!pip install nothing-of-this-name\nimport nothing_of_this_name\n" + RIGHT["cost_of_call"]},
-                   {"cost_of_call": "error"}, said={"cost_of_call": "nothing_of_this_name"}),
+                   {"cost_of_call": "error"}, said={"cost_of_call": "pip installs nothing here"}),
     "35-bad-magic": Case({"cost_of_call": "%%nosuchmagic\n" + RIGHT["cost_of_call"]}, {"cost_of_call": "error"},
                          said={"cost_of_call": "nosuchmagic"}),
 }  # fmt: skip
