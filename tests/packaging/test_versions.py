@@ -31,8 +31,9 @@ COLAB = {
 
 
 def ranges():
-    """{name: [Requirement]} of the core and every extra, without the references to ourselves."""
-    lines = PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
+    """{name: [Requirement]} of the core and every extra but `colab`, without the references to ourselves."""
+    extras = [lines for extra, lines in PROJECT["optional-dependencies"].items() if extra != "colab"]
+    lines = PROJECT["dependencies"] + sum(extras, [])
     found = {}
     for requirement in map(Requirement, lines):
         if requirement.name != PROJECT["name"]:
@@ -97,6 +98,15 @@ def test_colab_fits_the_ranges():
     assert core <= set(COLAB), "the core must be what Colab has: put more into an extra"
 
 
+def test_what_colab_lacks_is_exact_and_fits_what_the_labs_ask_for():
+    found = ranges()
+    for requirement in map(Requirement, PROJECT["optional-dependencies"]["colab"]):
+        (pin,) = requirement.specifier
+        assert pin.operator == "==" and canonicalize_name(requirement.name) not in COLAB
+        for other in found[canonicalize_name(requirement.name)]:
+            assert other.specifier.contains(pin.version), f"{requirement} is not {other}"
+
+
 def test_environment_yml_agrees():
     exact, (own, pip) = pins(), conda()
     (python,) = [line.partition("=")[2] for line in own if line.startswith("python=")]
@@ -118,7 +128,7 @@ def test_makefile_names_torch_exactly():
 def test_extra_all_names_every_extra():
     extras = PROJECT["optional-dependencies"]
     (line,) = extras["all"]
-    assert Requirement(line).extras == set(extras) - {"all"}
+    assert Requirement(line).extras == set(extras) - {"all", "colab"}, "Colab's versions are others"
 
 
 @pytest.mark.parametrize("name", ["lab", "tune", "grade", "dev"])
