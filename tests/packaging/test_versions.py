@@ -122,7 +122,21 @@ def test_environment_yml_agrees():
 
 def test_makefile_names_torch_exactly():
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert re.findall(r"torch==[\w.]+", text) == [f"torch=={pins()['torch']}"]
+    assert re.findall(r"^TORCH = torch==([\w.]+)$", text, re.M) == [pins()["torch"]]
+    assert re.findall(r"^COLAB_TORCH \?= torch==([\w.]+)$", text, re.M) == [COLAB["torch"].partition("+")[0]]
+
+
+def test_colabs_environment_agrees():
+    """tests/colab/requirements.txt holds Colab's versions; where its whole list lies beside the checkout, by that."""
+    lines = (ROOT / "tests" / "colab" / "requirements.txt").read_text(encoding="utf-8").partition("# Not on Colab")[0]
+    made = dict(line.split("==") for line in lines.splitlines() if line and not line.startswith("#"))
+    made = {canonicalize_name(name): version for name, version in made.items()}
+    assert {name: made[name] for name in COLAB if name != "torch"} == {n: v for n, v in COLAB.items() if n != "torch"}
+    whole = ROOT.parent / "shared" / "data" / "colab-gpu-2026-08-19.txt"
+    if whole.exists():
+        listed = (line.split("==") for line in whole.read_text(encoding="utf-8").splitlines() if re.match(r"[\w.-]+==", line))
+        listed = {canonicalize_name(name): version for name, version in listed}
+        assert {name: listed.get(name) for name in made} == made
 
 
 def test_extra_all_names_every_extra():
