@@ -171,7 +171,7 @@ def _watched(work, seconds):
             except Exception as error:  # whatever it is, it is the other thread's to see
                 put(_DONE, error)
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run, name="ftlab-online", daemon=True).start()
     try:
         while True:
             try:

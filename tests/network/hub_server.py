@@ -11,7 +11,6 @@ import json
 import re
 import socket
 import threading
-import time
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -22,10 +21,12 @@ class Hub:
     repositories: {"owner/name": {file name: bytes}}, of models and data sets alike.
     faults: {part of a path: fault}; a fault is a function of (handler, send) that answers instead, or as a status.
     requests: what was asked, as "GET /path" with " bytes=..." where a range was.
+    well: set at the end of a test; what hangs goes on then, and no thread is left to ask another test's stand-in.
     """
 
     def __init__(self, repositories):
         self.repositories, self.faults, self.requests = repositories, {}, []
+        self.well = threading.Event()
 
     def asked(self, part, method="GET"):
         return [line for line in self.requests if line.startswith(method) and part in line]
@@ -72,6 +73,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.hub.requests.append(" ".join(filter(None, (self.command, self.path, asked))))
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = next((fault for part, fault in self.hub.faults.items() if part in self.path), None)
+        fault = None if self.hub.well.is_set() else fault
         with contextlib.suppress(ConnectionError):
             fault(self) if fault else self.truth()
 
@@ -131,14 +133,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def served(hub):
     """The stand-in's address while the block runs."""
     handler = type("Handler", (_Handler,), {"hub": hub})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads, server.block_on_close = True, False
+    server = _Server(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
+        hub.well.set()
+        for thread in [thread for thread in threading.enumerate() if thread.name == "ftlab-online"]:
+            thread.join(30)
         server.shutdown()
         server.server_close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads, block_on_close = True, False
+
+    def handle_error(self, request, client_address):
+        """A client that hangs up is what these tests are about."""
 
 
 # ---- faults
@@ -149,9 +160,14 @@ def status(number, code=None):
     return lambda handler: handler.refuse(number, code)
 
 
-def black_hole(seconds):
-    """No answer at all."""
-    return lambda handler: time.sleep(seconds)
+def black_hole():
+    """No answer while the test lasts."""
+
+    def answer(handler):
+        handler.hub.well.wait()
+        handler.truth()
+
+    return answer
 
 
 def drip(pause, after=0):
@@ -163,7 +179,7 @@ def drip(pause, after=0):
             for byte in body[after:]:
                 handler.wfile.write(bytes([byte]))
                 handler.wfile.flush()
-                time.sleep(pause)
+                handler.hub.well.wait(pause)
 
         handler.write = write
         handler.truth()
