@@ -10,6 +10,9 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 ARGS ?=
+# Colab's versions, for make test-colab. Where a CPU build of Colab's torch is not to be had: COLAB_TORCH=torch==2.13.0.
+COLAB_VENV ?= .venv-colab
+COLAB_TORCH ?= torch==2.11.0
 
 TORCH = torch==2.13.0
 PY = $(VENV)/bin/python
@@ -18,7 +21,9 @@ ENV = $(VENV)/.ftlab-env
 CHROMIUM = { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 
 .DEFAULT_GOAL = help
-.PHONY: help env lab test test-all test-browser browser build check-build lint clean
+COLAB = $(COLAB_VENV)/.ftlab-env
+
+.PHONY: help env lab test test-all test-browser browser test-colab build check-build lint clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +61,19 @@ browser: $(ENV)
 	else echo "No Chromium found: run 'sudo apt-get install chromium', then make test-browser again." >&2; exit 1; fi
 	@$(PY) -c 'import playwright' 2>/dev/null || $(PIP) playwright
 
+# pip comes last, too: Colab's own takes several times as long to find these versions.
+$(COLAB): tests/colab/requirements.txt
+	@echo "Making an environment of Colab's versions in $(COLAB_VENV) (some minutes) ..."
+	@$(PYTHON) -m venv $(COLAB_VENV)
+	$(COLAB_VENV)/bin/python -m pip install --disable-pip-version-check --quiet $(COLAB_TORCH) \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	$(COLAB_VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --requirement tests/colab/requirements.txt
+	$(COLAB_VENV)/bin/python -m pip install --disable-pip-version-check --quiet pip==24.1.2
+	@touch $(COLAB)
+
+test-colab: $(ENV) $(COLAB)  ## Run labs in an environment of Colab's versions, from the cell that sets them up
+	FTLAB_COLAB_ENV=$(COLAB_VENV) FTLAB_FAST=0 $(PY) -m pytest tests/colab $(ARGS)
+
 build: $(ENV)  ## Build solutions and labs from their sources, executed
 	$(VENV)/bin/ftlab build --execute $(ARGS)
 
@@ -67,4 +85,4 @@ lint: $(ENV)  ## Check the code's style
 
 clean:  ## Remove what was built, but neither the environment nor your work
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './$(COLAB_VENV)/*' -prune -exec rm -rf {} +

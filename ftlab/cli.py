@@ -88,6 +88,8 @@ def build_parser():
     sub.add_argument("labs", nargs="*", metavar="LAB", help="name or number; all when left out")
     sub.add_argument("--check", action="store_true", help="write nothing; fail when a built file is not up to date")
     sub.add_argument("--execute", action="store_true", help="run the solutions anew")
+    sub.add_argument("--repo", metavar="OWNER/NAME", help="where the course lies on GitHub from now on: badges and links are "
+                                                          "made anew")  # fmt: skip
 
     sub = command(release, "release", "make the folder that students get: labs and package, no solutions",
                   "ftlab release --out course --labs 01,04 --zip")  # fmt: skip
@@ -223,9 +225,14 @@ def exercises(options):
 
 
 def build(options):
-    from ftlab.course import notebooks
+    from ftlab.course import notebooks, repository
     from ftlab.course.catalogue import find_labs
 
+    if options.repo is not None:
+        if options.check or options.labs:
+            raise UsageError("--repo concerns every lab: give it without --check and without names")
+        for name in repository.change(options.repo):
+            print(f"{name}: links to {options.repo}")
     problems = []
     for name in find_labs(options.labs):
         if options.check:

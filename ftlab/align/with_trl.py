@@ -5,6 +5,7 @@ answer is the mean score of the other answers to the same prompt. All run in flo
 """
 
 import copy
+import importlib.metadata
 import tempfile
 import time
 
@@ -33,6 +34,11 @@ def _settings(folder, steps, lr, batch_size, seed):
                 save_strategy="no", report_to="none", disable_tqdm=True)  # fmt: skip
 
 
+def _before_1():
+    """Whether TRL is older than 1.0, as the one that fits Colab's stack is (0.29)."""
+    return importlib.metadata.version("trl").startswith("0.")
+
+
 def _quietly(trainer):
     from transformers import PrinterCallback
 
@@ -48,7 +54,9 @@ def dpo_trainer(model, tokenizer, pairs, steps, folder, beta=0.1, lr=3e-4, pairs
     config = DPOConfig(**_settings(folder, steps, lr, pairs_per_batch, seed) | dict(
         beta=beta, max_length=model.config.max_position_embeddings, precompute_ref_log_probs=True) | changes)
     start = to_hf(model).to(model.lm_head.weight.dtype).train()
-    return _quietly(DPOTrainer(start, None, config, train_dataset=Dataset.from_list(columns(pairs)),
+    # Without a reference, TRL 1 takes the start's own weights; TRL 0.29 would look for a file by the model's name.
+    reference = copy.deepcopy(start) if _before_1() else None
+    return _quietly(DPOTrainer(start, reference, config, train_dataset=Dataset.from_list(columns(pairs)),
                                processing_class=tokenizer.to_hf()))
 
 
@@ -88,7 +96,8 @@ def compare_with_trl(model, tokenizer, pairs, beta=dpo.BETA, kind="sigmoid", pol
         inputs = next(iter(trainer.get_train_dataloader()))
         # It has kept the reference's log-probabilities, as float32: half a thousand nats are rounded to 3e-5.
         with torch.no_grad():
-            inputs["ref_chosen_logps"], inputs["ref_rejected_logps"] = trainer.compute_ref_log_probs(trainer.model, inputs)
+            asked = (inputs,) if _before_1() else (trainer.model, inputs)
+            inputs["ref_chosen_logps"], inputs["ref_rejected_logps"] = trainer.compute_ref_log_probs(*asked)
         trainer.model.load_state_dict(hf_state_dict(policy), strict=False)
         trainer.model.eval()
         theirs = trainer.compute_loss(trainer.model, inputs)

@@ -13,7 +13,6 @@ ROOT = PACKAGE.parent  # the checkout, where there is one
 SOLUTIONS = ROOT / "solutions"
 ANSWERS = PACKAGE / "course" / "answers"
 STUDIES = PACKAGE / "assets" / "studies"
-REPOSITORY = "ftlab/ftlab"  # on GitHub; the badges' links are made from it
 
 _NAME = re.compile(r"\d\d_[a-z0-9_]+")
 

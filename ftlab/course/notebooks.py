@@ -13,35 +13,35 @@ import platform
 import re
 
 from ftlab.course import catalogue
+from ftlab.course import repository as address
 from ftlab.course.source import read_lab, solution_of, stub_of
 from ftlab.errors import UsageError
 from ftlab.files import atomic_write_text
 
 HEAD_CELLS = 2  # the badge and the install cell
+_BRANCH = "main"  # of the repository on GitHub
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-    "(https://colab.research.google.com/github/{repository}/blob/main/labs/{lab}.ipynb)"
+    "(https://colab.research.google.com/github/{repository}/blob/{branch}/labs/{lab}.ipynb)"
 )
-_INSTALL = (
-    "import importlib.util\n\n"
-    'if importlib.util.find_spec("ftlab") is None:  # on Colab: get the course, keep Colab\'s own torch\n'
-    "    %pip install -q git+https://github.com/{repository}"
-)
+# On Colab torch, numpy and the rest stay as they are: the extra `colab` holds what is missing there, in versions that fit.
+_ON_COLAB = """\
+if "google.colab" in sys.modules and importlib.util.find_spec("ftlab") is None:{first}
+    %pip install -q "{course}"
+    %pip uninstall -q -y torchao  # Colab's is older than Colab's peft accepts, and nothing here needs it
+"""
+_UPLOADED = """
+    if not pathlib.Path("{archive}").exists():
+        raise FileNotFoundError("put {archive}, the course's archive, into the Files pane, then run this cell again")"""
 # A release is a folder with the package beside the labs (a hub's shared folder, an unpacked archive).
-_BESIDE = (
-    "import importlib.util\nimport pathlib\nimport sys\n\n"
-    'if importlib.util.find_spec("ftlab") is None and (pathlib.Path.cwd().parent / "ftlab" / "__init__.py").exists():\n'
-    "    sys.path.insert(0, str(pathlib.Path.cwd().parent))  # the course's folder: the package lies beside the labs\n"
-)
-_ELSE_INSTALL = (
-    'if importlib.util.find_spec("ftlab") is None:  # on Colab: get the course, keep Colab\'s own torch\n'
-    "    %pip install -q git+https://github.com/{repository}"
-)
-_ELSE_SAY = (
-    'if importlib.util.find_spec("ftlab") is None:\n'
-    "    raise ModuleNotFoundError(\"ftlab is not installed here: the course's README.md says how, also on Colab\")"
-)
+_BESIDE = """\
+if importlib.util.find_spec("ftlab") is None and (pathlib.Path.cwd().parent / "ftlab" / "__init__.py").exists():
+    sys.path.insert(0, str(pathlib.Path.cwd().parent))  # the course's folder: the package lies beside the labs
+"""
+_ELSE_SAY = """\
+if importlib.util.find_spec("ftlab") is None:
+    raise ModuleNotFoundError("this Python has no ftlab: choose the kernel that has, or see the course's README.md")"""
 
 
 def build(lab, execute=False, on_cell=None):
@@ -99,11 +99,15 @@ def lab_notebook(lab, cells, head=None):
     return _copy(lab, [cell for cell in cells if cell.kind != "probe"], True, head)
 
 
-def released_head(lab, repository=None):
-    """The first cells of a lab in a release. repository: OWNER/NAME on GitHub, where Colab finds it; None: no badge."""
+def released_head(lab, repository=None, archive="course.zip"):
+    """The first cells of a lab in a release. repository: OWNER/NAME on GitHub, where Colab finds it.
+
+    Without one there is no badge, and on Colab the course comes from the release's `archive` beside the notebook.
+    """
     if repository is None:
-        return _head(lab, None, _BESIDE + _ELSE_SAY)
-    return _head(lab, repository, _BESIDE + _ELSE_INSTALL.format(repository=repository))
+        uploaded = _ON_COLAB.format(first=_UPLOADED.format(archive=archive), course=f"./{archive}[colab]")
+        return [_install_cell(_BESIDE, uploaded)]
+    return [_badge_cell(lab, repository), _install_cell(_BESIDE, _from_github(repository))]
 
 
 def answers(cells):
@@ -114,8 +118,8 @@ def answers(cells):
 
 
 def code_hash(notebook):
-    """A short hash of all code in `notebook`: outputs belong to it."""
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    """A short hash of all code in `notebook`: outputs belong to it. The install cell shows nothing and does not count."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code" and not _is_head(cell)]
     return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
 
 
@@ -160,13 +164,32 @@ _PATH = re.compile(r"(?<![\w.:/~])/(?:home|root|Users|tmp|var/folders)/[\w.-]+|\
 _WARNING = re.compile(r"\b\w*Warning: ")
 
 
-def _head(lab, repository, install):
+def _head(lab, repository):
     """The cells that no source has: the badge that opens the lab on Colab, and what makes the package importable."""
-    from nbformat.v4 import new_code_cell, new_markdown_cell
+    return [_badge_cell(lab, repository), _install_cell(_from_github(repository))]
 
-    badge = [new_markdown_cell(_BADGE.format(repository=repository, lab=lab))] if repository else []
-    return [_described(cell, "generated", "badge") for cell in badge] + [
-        _described(new_code_cell(install), "generated", "install")]  # fmt: skip
+
+def _badge_cell(lab, repository):
+    from nbformat.v4 import new_markdown_cell
+
+    return _described(new_markdown_cell(_BADGE.format(repository=repository, branch=_BRANCH, lab=lab)), "generated", "badge")
+
+
+def _from_github(repository):
+    return _ON_COLAB.format(first="", course=f"ftlab[colab] @ https://github.com/{repository}/archive/{_BRANCH}.zip")
+
+
+def _install_cell(*parts):
+    from nbformat.v4 import new_code_cell
+
+    code = "".join(parts) + _ELSE_SAY
+    modules = "".join(f"import {name}\n" for name in ("importlib.util", "pathlib", "sys") if f"{name}." in code)
+    first = "# On Colab this installs the course beside Colab's own torch. Where ftlab is there, it does nothing.\n"
+    return _described(new_code_cell(f"{first}{modules}\n{code}"), "generated", "install")
+
+
+def _is_head(cell):
+    return cell.metadata.get("ftlab", {}).get("kind") == "generated"
 
 
 def _copy(lab, cells, gaps, head=None):
@@ -184,7 +207,7 @@ def _notebook(lab, cells, gaps, described):
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
     exercises = catalogue.exercises(lab)
-    built = _head(lab, catalogue.REPOSITORY, _INSTALL.format(repository=catalogue.REPOSITORY))
+    built = _head(lab, address.read())
     taken = {"badge", "install"}
     for cell in cells:
         source = stub_of(cell) if gaps and cell.kind == "exercise" else cell.source
@@ -305,12 +328,15 @@ def _clean_text(text):
 
 
 def _keep_outputs(notebook, stored):
-    """Give the cells of `notebook` the outputs of the cells in `stored` that have the same id and source."""
+    """Give the cells of `notebook` the outputs of the cells in `stored` that have the same id and source.
+
+    The install cell keeps its number when it was written anew: it shows nothing.
+    """
     if stored is None:
         return
     old = {cell["id"]: cell for cell in stored.cells if cell.cell_type == "code"}
     for cell in notebook.cells:
-        if cell.cell_type == "code" and cell["id"] in old and old[cell["id"]].source == cell.source:
+        if cell.cell_type == "code" and cell["id"] in old and (_is_head(cell) or old[cell["id"]].source == cell.source):
             cell.outputs, cell.execution_count = old[cell["id"]].outputs, old[cell["id"]].execution_count
     if "executed" in stored.metadata.get("ftlab", {}):
         notebook.metadata["ftlab"]["executed"] = stored.metadata["ftlab"]["executed"]

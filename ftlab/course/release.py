@@ -19,6 +19,7 @@ import zipfile
 
 import ftlab
 from ftlab.course import catalogue
+from ftlab.course import repository as address
 from ftlab.course.notebooks import answers, lab_notebook, notebook_text, released_head
 from ftlab.course.source import BEGIN, END, STUB, read_lab
 from ftlab.errors import NotHeld, UsageError
@@ -30,9 +31,11 @@ COPIED = ("LICENSE", "LICENSE-text", "CITATION.cff", "constraints.txt", "environ
 # Below ftlab/: what only those need who build, grade or measure the course.
 LEFT_OUT = (
     "bench", "grade", "course/answers", "course/template",
-    "course/new.py", "course/notebooks.py", "course/release.py", "course/runner.py", "course/source.py",
+    "course/new.py", "course/notebooks.py", "course/release.py", "course/repository.py", "course/runner.py",
+    "course/source.py",
 )  # fmt: skip
-EXTRAS = ("lab", "tune")  # of pyproject.toml: what the labs use
+EXTRAS = ("lab", "tune", "colab")  # of pyproject.toml: what the labs use
+ARCHIVE = "course.zip"  # what a release's archive is called where nobody named it
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say: the same release is the same bytes on any day
 
 
@@ -45,14 +48,14 @@ def release(labs, out, archive=False, repository=None, report=lambda text: None)
     was made holds something that students must not see.
     """
     out = pathlib.Path(out)
-    if repository is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise UsageError(f"--repository {repository}: give OWNER/NAME of a repository on GitHub")
+    if repository is not None:
+        address.check(repository)
     kept = _kept(out)
     target = out.with_name(out.name + ".zip") if archive else None
     if target is not None:
         _check_archive(target)
     sources = _sources_of(labs, report)
-    files = release_files(sources, repository)
+    files = release_files(sources, repository, out.name + ".zip")
     clash = sorted(set(files) & set(kept))
     if clash:
         raise UsageError(f"{out / clash[0]} is not the release's, and the new release has a file of that name: move it away")
@@ -83,18 +86,22 @@ def _sources_of(labs, report):
     return sources
 
 
-def release_files(sources, repository=None):
-    """{path: bytes} of everything in a release of `sources`, {lab: its cells}; its record too; in the order of the paths."""
+def release_files(sources, repository=None, archive=ARCHIVE):
+    """{path: bytes} of everything in a release of `sources`, {lab: its cells}; its record too; in the order of the paths.
+
+    archive: the name of the zip archive that students get, from which the first cell installs on Colab.
+    """
     labs, files = list(sources), {}
     for lab, cells in sources.items():
-        files[f"labs/{lab}.ipynb"] = notebook_text(lab_notebook(lab, cells, released_head(lab, repository))).encode()
+        head = released_head(lab, repository, archive)
+        files[f"labs/{lab}.ipynb"] = notebook_text(lab_notebook(lab, cells, head)).encode()
         files[f"ftlab/course/answers/{lab}.json"] = _stubs(cells)
     files |= _package(labs)
     files |= {name: _bytes(catalogue.ROOT / name) for name in COPIED}
     files |= {
         "pyproject.toml": _pyproject().encode(),
         "Makefile": _filled("Makefile.txt", torch=_torch()).encode(),
-        "README.md": _readme(labs, repository).encode(),
+        "README.md": _readme(labs, repository, archive).encode(),
         ".gitignore": _bytes(TEMPLATE / "gitignore.txt"),
     }
     hashes = {name: _hash(files[name]) for name in sorted(files)}
@@ -164,7 +171,7 @@ def _pyproject():
         "build-system": whole["build-system"],
         "project": {key: project[key] for key in ("name", "dynamic", "description", "readme", "requires-python", "license",
                                                   "license-files", "dependencies")},
-        "project.optional-dependencies": extras | {"all": [f"ftlab[{','.join(EXTRAS)}]"]},
+        "project.optional-dependencies": extras | {"all": ["ftlab[lab,tune]"]},
         "project.scripts": {"ftlab": project["scripts"]["ftlab"]},
         "tool.setuptools.packages.find": tools["packages"]["find"],
         "tool.setuptools.package-data": {"ftlab": ["assets/**/*"]},
@@ -181,7 +188,7 @@ def _torch():
     return re.search(r"^TORCH = (\S+)$", (catalogue.ROOT / "Makefile").read_text(encoding="utf-8"), re.M).group(1)
 
 
-def _readme(labs, repository):
+def _readme(labs, repository, archive):
     exercises = {lab: catalogue.exercises(lab).values() for lab in labs}
     rows = [
         f"| [{lab[:2]} {title(lab)}](labs/{lab}.ipynb) | {len(items)} | {sum(item.minutes for item in items)} "
@@ -190,7 +197,7 @@ def _readme(labs, repository):
     ]
     colab = "colab_repository.txt" if repository else "colab_archive.txt"
     return _filled("README.txt", rows="\n".join(rows), first=labs[0], colab=_filled(colab, first=labs[0],
-                   repository=repository).strip())  # fmt: skip
+                   repository=repository, archive=archive).strip())  # fmt: skip
 
 
 def title(lab):

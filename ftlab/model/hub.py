@@ -5,7 +5,7 @@ import pathlib
 
 import torch
 
-from ftlab import files
+from ftlab import files, online
 from ftlab.errors import UsageError
 from ftlab.model.transformer import ModelConfig, Transformer
 
@@ -167,15 +167,8 @@ def _load_tokenizer(folder):
 
 
 def _download(name):
-    """Folder of a Hub model in the local cache, fetched if need be."""
+    """Folder of a Hub model in the local cache, fetched if need be. Raises UsageError with one line, soon: `ftlab.online`."""
     if os.sep in name and name.count("/") != 1 or name.startswith((".", "~")):
         raise UsageError(f"{name}: no such folder; give a folder with a saved model, a Hub id (owner/name) or one of "
                          f"{', '.join(SHIPPED)}")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return pathlib.Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # the hub client raises dozens of kinds; the reader needs one line
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"{name}: neither a folder nor to be had from the Hub ({first}); "
-                         f"the shipped models are {', '.join(SHIPPED)}") from error
+    return online.model(name, f"give a folder with a saved model or one of {', '.join(SHIPPED)}")

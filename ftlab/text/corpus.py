@@ -13,10 +13,10 @@ import re
 import stat
 import sys
 import sysconfig
-import threading
 import time
 import warnings
 
+from ftlab import online
 from ftlab.errors import UsageError
 from ftlab.files import atomic_write_text
 
@@ -26,7 +26,6 @@ SEPARATOR = "<|endoftext|>"
 # About as much English as fits in 512 tokens; longer documents are split, so that no text falls behind a cut row.
 DOCUMENT_CHARS = 2000
 MAX_BYTES = 256 * 2**20
-_HUB_SECONDS = 4.5
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(:[\w.-]+)?")
 _TEXT_SUFFIXES = {".txt", ".md", ".py", ".rst", ".jsonl", ".text", ".csv", ".tsv", ".json", ".html", ".tex"}
 _MAGIC = (
@@ -326,47 +325,7 @@ def _is_hub_name(source):
 
 def _read_hub(source, max_bytes, say):
     name, _, config = source.partition(":")
-    _probe_hub(source, name)
-    try:
-        import datasets
-    except ImportError:
-        raise UsageError("reading from the Hub needs the package datasets: pip install datasets") from None
-    try:
-        rows = iter(datasets.load_dataset(name, config or None, split="train", streaming=True))
-        return _take_rows(source, rows, max_bytes, say)
-    except (ValueError, RuntimeError, OSError, LookupError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UsageError(f"{source}: the Hub's dataset cannot be read: {reason}") from None
-
-
-def _probe_hub(source, name):
-    """Raise UsageError within five seconds when the Hub does not answer, or has no such dataset open to us."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise UsageError(f"{source}: no such file or folder, and HF_HUB_OFFLINE keeps the Hub out: name a local file")
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    answer = []
-
-    def ask():
-        try:
-            HfApi(endpoint=os.environ.get("HF_ENDPOINT")).dataset_info(name, timeout=_HUB_SECONDS)
-            answer.append(None)
-        except Exception as error:  # whatever the HTTP client raises is an answer here
-            answer.append(error)
-
-    # A thread, since looking up a host's name obeys no timeout.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_HUB_SECONDS)
-    if answer == [None]:
-        return
-    error = answer[0] if answer else None
-    if isinstance(error, GatedRepoError):
-        raise UsageError(f"{source}: access to this dataset must be asked for on the Hub: then run `hf auth login`")
-    if isinstance(error, RepositoryNotFoundError):
-        raise UsageError(f"{source}: no such file or folder here, and no such public dataset on the Hub")
-    raise UsageError(f"{source}: no such file or folder, and the Hub cannot be reached: name a local file or folder")
+    return _take_rows(source, online.rows(name, config, "name a local file or folder"), max_bytes, say)
 
 
 def _take_rows(source, rows, max_bytes, say):

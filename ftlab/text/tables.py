@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 
+from ftlab import online
 from ftlab.errors import UsageError
 from ftlab.text import corpus
 
@@ -193,19 +194,10 @@ def _parquet_rows(path):
 
 def _hub_rows(source, max_bytes, say):
     name, _, config = source.partition(":")
-    corpus._probe_hub(source, name)
-    try:
-        import datasets
-    except ImportError:
-        raise UsageError("reading from the Hub needs the package datasets: pip install datasets") from None
     size = 0
-    try:
-        for number, row in enumerate(datasets.load_dataset(name, config or None, split="train", streaming=True), 1):
-            size += sum(len(value) for value in row.values() if isinstance(value, str))
-            if size > max_bytes:
-                say(f"stopped at the limit of {corpus._size(max_bytes)}: the dataset holds more")
-                return
-            yield f"row {number}", row
-    except (ValueError, RuntimeError, OSError, LookupError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UsageError(f"{source}: the Hub's dataset cannot be read: {reason}") from None
+    for number, row in enumerate(online.rows(name, config, "name a local file"), 1):
+        size += sum(len(value) for value in row.values() if isinstance(value, str))
+        if size > max_bytes:
+            say(f"stopped at the limit of {corpus._size(max_bytes)}: the dataset holds more")
+            return
+        yield f"row {number}", row

@@ -60,10 +60,12 @@ def _load_theirs(name):
     if not folder.exists() and (name.count("/") != 1 or name.startswith((".", "~", "/"))):
         raise UsageError(f"{name}: no such folder; give a folder with a saved model, a Hub id (owner/name) or one of "
                          f"{', '.join(hub.SHIPPED)}")
+    if not folder.exists():
+        folder = hub._download(name)
     try:
-        config = AutoConfig.from_pretrained(name)
-        model, found = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        config = AutoConfig.from_pretrained(folder)
+        model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # transformers raises many kinds; the reader needs one line
         raise UsageError(f"{name}: cannot be loaded as a causal language model with its tokenizer "
                          f"({_first_line(error)})") from error

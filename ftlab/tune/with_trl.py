@@ -45,6 +45,10 @@ def sft_trainer(model, tokenizer, examples, steps, folder, lr=LR, batch_size=BAT
     trainer = SFTTrainer(to_hf(model).train(), config, train_dataset=Dataset.from_list(columns(examples)),
                          processing_class=tokenizer.to_hf(), callbacks=list(callbacks))
     trainer.remove_callback(PrinterCallback)
+    data = trainer.train_dataset
+    if "labels" not in data.column_names:  # TRL before 1.0 keeps a mask of the completion, and labels when it batches
+        labels = [[id if kept else -100 for id, kept in zip(row["input_ids"], row["completion_mask"])] for row in data]
+        trainer.train_dataset = data.add_column("labels", labels)
     return trainer
 
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from ftlab import online
 from ftlab.align.preferences import read_preferences
 from ftlab.align.ratings import Ratings
 from ftlab.errors import UsageError
-from ftlab.text import corpus
 from ftlab.world.preference import Pair
 
 ASKED = {"role": "user", "content": "Hi"}
@@ -238,7 +238,7 @@ def hub(monkeypatch):
     datasets = pytest.importorskip("datasets")
 
     def holds(columns):
-        monkeypatch.setattr(corpus, "_probe_hub", lambda *arguments: None)
+        monkeypatch.setattr(online, "ask", lambda *arguments: None)
         monkeypatch.setattr(datasets, "load_dataset", lambda *a, **o: datasets.Dataset.from_dict(columns))
 
     return holds

@@ -4,6 +4,9 @@ import nbformat
 import pytest
 from course.course_tree import LAB
 
+from ftlab import cli
+from ftlab.course import catalogue, repository
+
 
 def notebook(tree, folder):
     return nbformat.read(tree.path / folder / f"{LAB}.ipynb", as_version=4)
@@ -129,3 +132,43 @@ def test_an_unjudged_study_fails_the_labs_tests(tree):
     (tree.path / "ftlab/assets/studies/X42b.json").unlink()
     done = tree.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/labs", "-k", "measured")
     assert done.returncode == 1 and "X42b" in done.stdout
+
+
+def test_the_repository_is_one_setting(tree):
+    """`--repo` rewrites every badge, install and link, needs no run of the labs, and can be undone."""
+    (tree.path / "docs").mkdir()
+    texts = {"README.md": "git clone https://github.com/ftlab/ftlab.git\n[x](https://github.com/ftlab/ftlab-other)\n",
+             "docs/a.md": "https://colab.research.google.com/github/ftlab/ftlab/blob/main/labs/x.ipynb\n"}  # fmt: skip
+    for name, text in texts.items():
+        (tree.path / name).write_text(text, encoding="utf-8")
+    before = (tree.path / STUDENTS).read_bytes(), (tree.path / BUILT).read_bytes()
+    done = tree.ftlab("build", "--repo", "uni.edu/llm-course")
+    assert done.returncode == 0, done.stderr
+    assert (tree.path / "README.md").read_text() == texts["README.md"].replace("ftlab/ftlab.git", "uni.edu/llm-course.git")
+    assert "/github/uni.edu/llm-course/blob/main/labs/x.ipynb" in (tree.path / "docs/a.md").read_text()
+    badge, install = notebook(tree, "labs").cells[:2]
+    assert "/github/uni.edu/llm-course/blob/main/labs/42_demo.ipynb" in badge.source
+    assert "https://github.com/uni.edu/llm-course/archive/main.zip" in install.source
+    assert tree.ftlab("build", "--check").returncode == 0, "outputs of the labs still count"
+    assert tree.ftlab("build", "--repo", "ftlab/ftlab").returncode == 0
+    assert ((tree.path / STUDENTS).read_bytes(), (tree.path / BUILT).read_bytes()) == before
+    assert {name: (tree.path / name).read_text() for name in texts} == texts
+
+
+@pytest.mark.parametrize("name", ["https://github.com/a/b", "a", "a/b.git", "a/b/c", "", "a/b c"])
+def test_a_repository_that_is_none(monkeypatch, name, capsys):
+    monkeypatch.setattr(repository, "write_json", lambda *arguments: pytest.fail("nothing may be written"))
+    assert cli.main(["build", "--repo", name]) == 2
+    assert "OWNER/NAME" in capsys.readouterr().err
+
+
+def test_the_repository_concerns_all_labs(capsys):
+    assert cli.main(["build", "--repo", "a/b", "01"]) == cli.main(["build", "--repo", "a/b", "--check"]) == 2
+    assert capsys.readouterr().err.count("every lab") == 2
+
+
+def test_every_link_is_to_the_repository_of_the_setting():
+    """Whatever text links to a GitHub address of ours names the one that `--repo` would rewrite."""
+    for path in [path for pattern in repository.LINKING for path in catalogue.ROOT.glob(pattern) if path.is_file()]:
+        for found in re.findall(r"github(?:\.com)?/([\w.-]*ftlab[\w.-]*/[\w-]+)", path.read_text(encoding="utf-8")):
+            assert found == repository.read(), path

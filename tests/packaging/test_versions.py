@@ -31,8 +31,9 @@ COLAB = {
 
 
 def ranges():
-    """{name: [Requirement]} of the core and every extra, without the references to ourselves."""
-    lines = PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
+    """{name: [Requirement]} of the core and every extra but `colab`, without the references to ourselves."""
+    extras = [lines for extra, lines in PROJECT["optional-dependencies"].items() if extra != "colab"]
+    lines = PROJECT["dependencies"] + sum(extras, [])
     found = {}
     for requirement in map(Requirement, lines):
         if requirement.name != PROJECT["name"]:
@@ -97,6 +98,15 @@ def test_colab_fits_the_ranges():
     assert core <= set(COLAB), "the core must be what Colab has: put more into an extra"
 
 
+def test_what_colab_lacks_is_exact_and_fits_what_the_labs_ask_for():
+    found = ranges()
+    for requirement in map(Requirement, PROJECT["optional-dependencies"]["colab"]):
+        (pin,) = requirement.specifier
+        assert pin.operator == "==" and canonicalize_name(requirement.name) not in COLAB
+        for other in found[canonicalize_name(requirement.name)]:
+            assert other.specifier.contains(pin.version), f"{requirement} is not {other}"
+
+
 def test_environment_yml_agrees():
     exact, (own, pip) = pins(), conda()
     (python,) = [line.partition("=")[2] for line in own if line.startswith("python=")]
@@ -112,13 +122,27 @@ def test_environment_yml_agrees():
 
 def test_makefile_names_torch_exactly():
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert re.findall(r"torch==[\w.]+", text) == [f"torch=={pins()['torch']}"]
+    assert re.findall(r"^TORCH = torch==([\w.]+)$", text, re.M) == [pins()["torch"]]
+    assert re.findall(r"^COLAB_TORCH \?= torch==([\w.]+)$", text, re.M) == [COLAB["torch"].partition("+")[0]]
+
+
+def test_colabs_environment_agrees():
+    """tests/colab/requirements.txt holds Colab's versions; where its whole list lies beside the checkout, by that."""
+    lines = (ROOT / "tests" / "colab" / "requirements.txt").read_text(encoding="utf-8").partition("# Not on Colab")[0]
+    made = dict(line.split("==") for line in lines.splitlines() if line and not line.startswith("#"))
+    made = {canonicalize_name(name): version for name, version in made.items()}
+    assert {name: made[name] for name in COLAB if name != "torch"} == {n: v for n, v in COLAB.items() if n != "torch"}
+    whole = ROOT.parent / "shared" / "data" / "colab-gpu-2026-08-19.txt"
+    if whole.exists():
+        listed = (line.split("==") for line in whole.read_text(encoding="utf-8").splitlines() if re.match(r"[\w.-]+==", line))
+        listed = {canonicalize_name(name): version for name, version in listed}
+        assert {name: listed.get(name) for name in made} == made
 
 
 def test_extra_all_names_every_extra():
     extras = PROJECT["optional-dependencies"]
     (line,) = extras["all"]
-    assert Requirement(line).extras == set(extras) - {"all"}
+    assert Requirement(line).extras == set(extras) - {"all", "colab"}, "Colab's versions are others"
 
 
 @pytest.mark.parametrize("name", ["lab", "tune", "grade", "dev"])

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftlab import online
 from ftlab.errors import UsageError
 from ftlab.text import corpus
 from ftlab.text.corpus import python_docstrings, read_texts, split_document
@@ -187,14 +188,14 @@ def test_a_folder_without_text(tmp_path):
 
 
 @pytest.fixture
-def online(monkeypatch):
+def connected(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
 
 @pytest.mark.timeout(60)
-def test_a_hub_that_never_answers_is_one_line(online, monkeypatch):
-    assert corpus._HUB_SECONDS < 5  # what the course promises
-    monkeypatch.setattr(corpus, "_HUB_SECONDS", 0.5)
+def test_a_hub_that_never_answers_is_one_line(connected, monkeypatch):
+    assert online.SECONDS < 5  # what the course promises
+    monkeypatch.setattr(online, "SECONDS", 0.5)
     with socket.socket() as deaf:  # accepts connections, and says nothing
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
@@ -208,7 +209,7 @@ def test_offline_by_setting(monkeypatch):
     assert "HF_HUB_OFFLINE" in refusal("someone/some-dataset")
 
 
-def test_a_hub_dataset_is_read_to_the_limit(online, monkeypatch):
+def test_a_hub_dataset_is_read_to_the_limit(connected, monkeypatch):
     datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_dict({"title": ["x"] * 50, "content": [WORDS * 2] * 50}).to_iterable_dataset()
     asked = []
@@ -217,7 +218,7 @@ def test_a_hub_dataset_is_read_to_the_limit(online, monkeypatch):
         asked.append((args, options))
         return rows
 
-    monkeypatch.setattr(corpus, "_probe_hub", lambda *args: None)
+    monkeypatch.setattr(online, "ask", lambda *arguments: None)
     monkeypatch.setattr(datasets, "load_dataset", load)
     lines = []
     texts = read_texts("someone/stories:plain", min_chars=1, max_bytes=800, progress=lines.append)
@@ -226,9 +227,9 @@ def test_a_hub_dataset_is_read_to_the_limit(online, monkeypatch):
     assert "stopped at the limit" in lines[0]
 
 
-def test_a_hub_dataset_without_text(online, monkeypatch):
+def test_a_hub_dataset_without_text(connected, monkeypatch):
     datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(corpus, "_probe_hub", lambda *args: None)
+    monkeypatch.setattr(online, "ask", lambda *arguments: None)
     rows = datasets.Dataset.from_dict({"label": [1, 2]})
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: rows)
     assert "no column holds text (it has: label)" in refusal("someone/labels")

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
+from ftlab import online
 from ftlab.errors import UsageError
-from ftlab.text import corpus
 from ftlab.text.examples import Example, from_tasks, read_examples
 from ftlab.world import World, tasks
 
@@ -195,7 +195,7 @@ def test_a_hub_dataset(monkeypatch):
         asked.append((arguments, options))
         return datasets.Dataset.from_dict({"instruction": ["Q", "Q2", ""], "output": ["R" * 9, "R2", "R3"]})
 
-    monkeypatch.setattr(corpus, "_probe_hub", lambda *arguments: None)
+    monkeypatch.setattr(online, "ask", lambda *arguments: None)
     monkeypatch.setattr(datasets, "load_dataset", load)
     refusal("owner/name:part", 'row 3, column "instruction" is empty')
     assert asked == [(("owner/name", "part"), {"split": "train", "streaming": True})]
@@ -210,7 +210,7 @@ def test_a_hub_that_refuses(monkeypatch):
     def load(*arguments, **options):
         raise ValueError("Unknown split\n'train'")
 
-    monkeypatch.setattr(corpus, "_probe_hub", lambda *arguments: None)
+    monkeypatch.setattr(online, "ask", lambda *arguments: None)
     monkeypatch.setattr(datasets, "load_dataset", load)
     refusal("owner/name", "Unknown split 'train'")
 
