@@ -319,7 +319,7 @@ def new(options):
 def study(options):
     from ftlab.course import catalogue
     from ftlab.measure.claims import load_study, run_study
-    from ftlab.profile import fast, machine
+    from ftlab.profile import base, fast, machine
 
     known = {claim.id: claim for claim in _claims(options.lab)}
     unknown = [id for id in options.claims if id not in known]
@@ -337,6 +337,8 @@ def study(options):
         )  # fmt: skip
     if fast():
         raise UsageError("FTLAB_FAST=1 makes runs too short to judge: unset it for a study")
+    if base():
+        raise UsageError(f"a study measures the shipped bases, not {base()}: set FTLAB_PROFILE=cpu and unset FTLAB_BASE")
     run_study(chosen, options.seeds, catalogue.STUDIES, _progress, machine)
 
 
