@@ -65,7 +65,8 @@ def build_parser():
             sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
 
-    command(doctor, "doctor", "device, profile, versions, what is missing and how to mend it", "ftlab doctor", True)
+    sub = command(doctor, "doctor", "device, profile, versions, what is missing and how to mend it", "ftlab doctor", True)
+    sub.add_argument("--network", action="store_true", help="also try the Hugging Face Hub (at most 2 s)")
 
     sub = command(lab, "lab", "open JupyterLab on your own copy of the labs", "ftlab lab 01_autoregression")
     sub.add_argument("name", nargs="?", metavar="NAME", help="one lab; all when left out")
@@ -170,7 +171,7 @@ class _Parser(argparse.ArgumentParser):
 def doctor(options):
     from ftlab.doctor import healthy, render, report
 
-    found = report()
+    found = report(network=options.network)
     _print_json(found) if options.json else print(render(found))
     return 0 if healthy(found) else 1
 

@@ -171,9 +171,19 @@ def matmul_gflops(size=1536, repeats=7, dtype="float32"):
 
 def nvidia_gpus():
     """Names of the GPUs that the NVIDIA driver reports, whatever torch can use; [] without driver or GPU."""
+    return _nvidia_smi("name")
+
+
+def nvidia_driver():
+    """The version of the NVIDIA driver, such as "535.104.05", or None."""
+    return next(iter(_nvidia_smi("driver_version")), None)
+
+
+def _nvidia_smi(field):
+    """What nvidia-smi says of each GPU in one field; [] without driver or GPU."""
     try:
         done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
