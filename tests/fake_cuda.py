@@ -7,6 +7,8 @@ made without a device; it says nothing of kernels, of memory, of speed or of num
 happens inside torch's own functions.
 """
 
+import os
+
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode, resolve_name
@@ -96,6 +98,7 @@ def enter(memory_gib=16.0):
     """Let this process take itself for one with a GPU, from here on: the profile finds one, and the mode is entered."""
     from ftlab import profile
 
+    os.environ["FTLAB_PROFILE"] = "auto"  # so that processes started from here, which have no such device, take the CPU
     profile._gpu = lambda: {"memory_gib": memory_gib, "bfloat16": True}
     profile.autocast = lambda device: torch.autocast("cpu", torch.bfloat16, enabled=device == "cuda")
     mode = FakeCuda()

@@ -219,6 +219,21 @@ def test_bitsandbytes_is_for_gpus_where_it_can(checkpoints, monkeypatch):
     assert not qlora.library_serves(model, "int4") and not qlora.library_serves(model, "nf4", 32)
 
 
+@pytest.mark.full
+def test_trl_trains_it_too(checkpoints, monkeypatch, made):
+    pytest.importorskip("trl", reason="trl is not installed: pip install trl")
+    from ftlab.tune import with_trl
+
+    monkeypatch.setenv("FTLAB_BASE", str(checkpoints["llama"]))
+    model, tokenizer = bases.lab_base("base-small")
+    with with_trl.quiet():
+        data = with_trl.sft_trainer(model, tokenizer, made, 1, checkpoints["llama"].parent / "trainer").train_dataset
+    assert [(list(row["input_ids"]), list(row["labels"])) for row in data] == sft.make_rows(made, tokenizer)
+    theirs, happened = with_trl.tune_with_trl(model, tokenizer, made, 2, lr=1.0, batch_size=3)
+    assert isinstance(theirs, Pretrained) and len(happened["losses"]) == 2
+    assert any((a != b).any() for a, b in zip(theirs.parameters(), model.parameters(), strict=True))
+
+
 # ---- tokenizer
 
 def test_the_tokenizer_has_our_methods(loaded):
