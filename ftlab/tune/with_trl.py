@@ -33,7 +33,8 @@ def columns(examples, start=BOS):
 def sft_trainer(model, tokenizer, examples, steps, folder, lr=LR, batch_size=BATCH_SIZE, seed=0, callbacks=()):
     """An `SFTTrainer` for a copy of `model` (ours as a LlamaForCausalLM): AdamW, linear decay, loss on the completion.
 
-    lr: the rate for the shipped bases (see `ftlab.tune.sft.rate`). folder: where it may write. Its `train_dataset` holds "input_ids" and "labels" once it is made.
+    lr: the rate for the shipped bases (see `ftlab.tune.sft.rate`). folder: where it may write. Its `train_dataset` holds
+    "input_ids" and "labels" once it is made.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -44,7 +45,8 @@ def sft_trainer(model, tokenizer, examples, steps, folder, lr=LR, batch_size=BAT
         lr_scheduler_type="linear", warmup_steps=max(1, steps // 20), weight_decay=0.0, max_grad_norm=1.0, seed=seed,
         completion_only_loss=True, max_length=model.config.max_position_embeddings,
         train_sampling_strategy="group_by_length",  # rows of like length share a batch, so little is padding
-        use_cpu=next(model.parameters()).device.type == "cpu", bf16=False, fp16=False, gradient_checkpointing=False,  # float32, nothing computed twice
+        use_cpu=next(model.parameters()).device.type == "cpu",
+        bf16=False, fp16=False, gradient_checkpointing=False,  # float32, nothing computed twice
         logging_steps=max(1, steps // 60), save_strategy="no", report_to="none", disable_tqdm=True)  # fmt: skip
     theirs = to_hf(model) if isinstance(model, Transformer) else copy.deepcopy(model)
     data = columns(examples, BOS if isinstance(tokenizer, Tokenizer) else "")
