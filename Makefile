@@ -23,7 +23,7 @@ CHROMIUM = { command -v chromium || command -v chromium-browser || command -v go
 .DEFAULT_GOAL = help
 COLAB = $(COLAB_VENV)/.ftlab-env
 
-.PHONY: help env lab test test-all test-browser browser test-colab build check-build lint clean
+.PHONY: help env lab test test-all test-browser browser test-colab test-gpu build check-build lint clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -51,6 +51,11 @@ test-all: $(ENV)  ## Run all tests in full
 
 test-browser: $(ENV) browser  ## Drive the labs in a real JupyterLab with Chromium
 	FTLAB_FAST=1 FTLAB_NEED_BROWSER=1 $(PY) -m pytest tests/browser $(ARGS)
+
+test-gpu: $(ENV)  ## Run all solutions on a pretrained model on the GPU; where there is none, say so and stop there
+	@if $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+		FTLAB_PROFILE=gpu $(PY) -m pytest -p no:cacheprovider --nbval-lax --durations=0 solutions/ $(ARGS); \
+	else echo "Skipped: torch sees no GPU here, so nothing was run ($(VENV)/bin/ftlab doctor says why)."; fi
 
 browser: $(ENV)
 	@if $(CHROMIUM) >/dev/null; then :; \

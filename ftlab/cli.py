@@ -65,7 +65,8 @@ def build_parser():
             sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
 
-    command(doctor, "doctor", "device, profile, versions, what is missing and how to mend it", "ftlab doctor", True)
+    sub = command(doctor, "doctor", "device, profile, versions, what is missing and how to mend it", "ftlab doctor", True)
+    sub.add_argument("--network", action="store_true", help="also try the Hugging Face Hub (at most 2 s)")
 
     sub = command(lab, "lab", "open JupyterLab on your own copy of the labs", "ftlab lab 01_autoregression")
     sub.add_argument("name", nargs="?", metavar="NAME", help="one lab; all when left out")
@@ -172,7 +173,7 @@ class _Parser(argparse.ArgumentParser):
 def doctor(options):
     from ftlab.doctor import healthy, render, report
 
-    found = report()
+    found = report(network=options.network)
     _print_json(found) if options.json else print(render(found))
     return 0 if healthy(found) else 1
 
@@ -326,7 +327,7 @@ def new(options):
 def study(options):
     from ftlab.course import catalogue
     from ftlab.measure.claims import load_study, run_study
-    from ftlab.profile import fast, machine
+    from ftlab.profile import base, fast, machine
 
     known = {claim.id: claim for claim in _claims(options.lab)}
     unknown = [id for id in options.claims if id not in known]
@@ -344,6 +345,8 @@ def study(options):
         )  # fmt: skip
     if fast():
         raise UsageError("FTLAB_FAST=1 makes runs too short to judge: unset it for a study")
+    if base():
+        raise UsageError(f"a study measures the shipped bases, not {base()}: set FTLAB_PROFILE=cpu and unset FTLAB_BASE")
     run_study(chosen, options.seeds, catalogue.STUDIES, _progress, machine)
 
 

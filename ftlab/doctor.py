@@ -7,12 +7,14 @@ import shutil
 import sys
 import tempfile
 
-from ftlab import profile
+from ftlab import profile, troubles
 from ftlab.errors import UsageError
+from ftlab.troubles import problem, version
 
 MIN_PYTHON = (3, 11)
 MIN_DISK_GIB = 2.0
 MIN_MEMORY_GIB = 4.0
+FULL_DISK_GIB = 0.1
 # From bad to good to know. An "error" keeps the labs from running.
 SEVERITIES = ("error", "warning", "note")
 # What each extra is for; a missing one is worth a note. `dev` is for those who change the course.
@@ -23,20 +25,22 @@ _EXTRAS = {
 }
 
 
-def report(folder="."):
+def report(folder=".", network=False):
     """Everything that `ftlab doctor` says, as a dict that JSON can hold.
 
-    folder: where the work will lie; its disk and its permissions are looked at.
+    folder: where the work will lie; its disk and its permissions are looked at. network: also try the Hugging Face Hub
+    (at most 2 s), which is done anyhow where the profile's base would come from there.
 
     Keys: profile ("cpu" or "gpu"), device (str), python (str), cores, memory_gib, disk_free_gib (float or None),
     packages ({name: version or None}), problems (list of {severity, what, remedy}, worst first).
     """
     requirements = _requirements()
-    packages = {name: _version(name) for name, _, _ in requirements or ()}
+    packages = {name: version(name) for name, _, _ in requirements or ()}
     name, device, problems = _where()
     disk, found = _disk(pathlib.Path(folder))
     problems += found
     problems += _python() + _packages(requirements) + _memory() + _torch_and_gpu() + _work_folder(folder)
+    problems += troubles.torchao() + troubles.widgets() + troubles.port() + _network(network)
     return {
         "profile": name,
         "device": device,
@@ -45,13 +49,13 @@ def report(folder="."):
         "memory_gib": profile.memory_gib(),
         "disk_free_gib": disk,
         "packages": packages,
-        "problems": sorted(problems, key=lambda problem: SEVERITIES.index(problem["severity"])),
+        "problems": sorted(problems, key=lambda one: SEVERITIES.index(one["severity"])),
     }
 
 
 def healthy(found):
     """Whether the labs can run: `found`, a report, holds no problem of severity "error"."""
-    return not any(problem["severity"] == "error" for problem in found["problems"])
+    return not any(one["severity"] == "error" for one in found["problems"])
 
 
 def render(found):
@@ -64,10 +68,10 @@ def render(found):
         f"cores     {found['cores']}",
         f"memory    {memory}",
         f"disk      {disk}",
-        "packages  " + _listed(f"{name} {version}" for name, version in found["packages"].items() if version),
+        "packages  " + _listed(f"{name} {there}" for name, there in found["packages"].items() if there),
     ]
-    for problem in found["problems"]:
-        lines += ["", f"{problem['severity']}: {problem['what']}", f"  do: {problem['remedy']}"]
+    for one in found["problems"]:
+        lines += ["", f"{one['severity']}: {one['what']}", f"  do: {one['remedy']}"]
     lines.append("")
     if not healthy(found):
         lines.append("The labs cannot run until the errors above are mended.")
@@ -88,10 +92,6 @@ def _listed(words, width=108):
     return (",\n" + " " * 10).join(lines)
 
 
-def _problem(severity, what, remedy):
-    return {"severity": severity, "what": what, "remedy": remedy}
-
-
 # ---- device
 
 
@@ -101,7 +101,7 @@ def _where():
         here = profile.current()
     except UsageError as error:
         what, _, remedy = str(error).partition(": ")
-        return "cpu", _cpu(), [_problem("error", what, remedy)]
+        return "cpu", _cpu(), [problem("error", what, remedy)]
     if here.name == "cpu":
         return "cpu", _cpu(), []
     import torch
@@ -125,34 +125,17 @@ def _torch():
 def _torch_and_gpu():
     torch = _torch()
     if isinstance(torch, Exception):
-        if _version("torch") is None:
+        if version("torch") is None:
             return []  # said among the packages
         reason = str(torch).splitlines()[0] if str(torch) else type(torch).__name__
         return [
-            _problem(
+            problem(
                 "error",
                 f"torch is installed but does not load: {reason}",
                 "install it anew: pip install --force-reinstall torch",
             )
         ]
-    gpus = profile.nvidia_gpus()
-    if not gpus or torch.cuda.is_available():
-        return []
-    if torch.version.cuda is None:
-        return [
-            _problem(
-                "note",
-                f"this machine has a GPU ({gpus[0]}), but torch {torch.__version__} is a build for the CPU",
-                "the CPU labs need no GPU; to use it, install a CUDA build of the same version of torch",
-            )
-        ]
-    return [
-        _problem(
-            "note",
-            f"this machine has a GPU ({gpus[0]}), but torch (built for CUDA {torch.version.cuda}) cannot use it",
-            "update the NVIDIA driver, or look whether CUDA_VISIBLE_DEVICES hides the GPU",
-        )
-    ]
+    return troubles.gpu(torch)
 
 
 # ---- packages
@@ -182,39 +165,32 @@ def _only_with(requirement, extra):
     return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
 
 
-def _version(name):
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _packages(requirements):
     if requirements is None:
         remedy = "run pip install --editable . in the course's folder, or make env"
-        return [_problem("error", "ftlab itself is not installed in this Python", remedy)]
+        return [problem("error", "ftlab itself is not installed in this Python", remedy)]
     problems, missing, seen = [], {}, set()
     for name, extra, requirement in requirements:
-        version = _version(name)
-        if version is None:
+        there = version(name)
+        if there is None:
             missing.setdefault(extra, []).append(name)
-        elif not requirement.specifier.contains(version, prereleases=True) and name not in seen:
+        elif not requirement.specifier.contains(there, prereleases=True) and name not in seen:
             seen.add(name)
             problems.append(
-                _problem(
+                problem(
                     "warning" if extra else "error",
-                    f"{name} {version} is not the version that ftlab needs ({requirement.specifier})",
+                    f"{name} {there} is not the version that ftlab needs ({requirement.specifier})",
                     f'pip install "{name}{requirement.specifier}"',
                 )
             )
     for extra, names in missing.items():
         if extra is None:
             what, remedy = f"missing: {', '.join(names)}", "pip install ftlab, or make env in the course's folder"
-            problems.append(_problem("error", what, remedy))
+            problems.append(problem("error", what, remedy))
         else:
             what = f"missing, for {_EXTRAS[extra]}: {', '.join(names)}"
             remedy = f'pip install "ftlab[{extra}]", or make env in the course\'s folder'
-            problems.append(_problem("note", what, remedy))
+            problems.append(problem("note", what, remedy))
     return problems
 
 
@@ -226,7 +202,7 @@ def _python():
         return []
     needed = ".".join(map(str, MIN_PYTHON))
     remedy = f"install Python {needed} or later, and make the environment with it: make PYTHON=python{needed} env"
-    return [_problem("error", f"Python {platform.python_version()} is too old: {needed} is the least", remedy)]
+    return [problem("error", f"Python {platform.python_version()} is too old: {needed} is the least", remedy)]
 
 
 def _memory():
@@ -234,7 +210,7 @@ def _memory():
     if not memory or memory >= MIN_MEMORY_GIB:
         return []
     what = f"{memory:.1f} GiB of memory are little: the labs are measured to fit in {MIN_MEMORY_GIB:.0f} GiB"
-    return [_problem("warning", what, "close other programs, run one lab at a time, or raise the container's limit")]
+    return [problem("warning", what, "close other programs, run one lab at a time, or raise the container's limit")]
 
 
 def _existing(folder):
@@ -250,8 +226,11 @@ def _disk(folder):
         return None, []
     if free >= MIN_DISK_GIB:
         return free, []
+    if free < FULL_DISK_GIB:
+        what = f"the disk of {_existing(folder)} is full: nothing that you do could be saved"
+        return free, [problem("error", what, "make room, or work in a folder on another disk: ftlab lab --dir FOLDER")]
     what = f"{free:.1f} GiB of disk are free: labs and checkpoints need {MIN_DISK_GIB:.0f} GiB"
-    return free, [_problem("warning", what, "make room, or work in a folder on another disk: ftlab lab --dir FOLDER")]
+    return free, [problem("warning", what, "make room, or work in a folder on another disk: ftlab lab --dir FOLDER")]
 
 
 def _work_folder(folder):
@@ -263,5 +242,15 @@ def _work_folder(folder):
     except OSError as error:
         what = f"{place} cannot be written to ({error.strerror or error})"
         remedy = "work in a folder of yours: ftlab lab --dir FOLDER"
-        return [_problem("error", what, remedy)]
+        return [problem("error", what, remedy)]
     return []
+
+
+def _network(asked):
+    """The Hub, where the labs' base is to come from it, or where the user asks."""
+    try:
+        base = profile.base()
+    except UsageError:
+        return []  # said already
+    needed = base if base and "/" in base and not pathlib.Path(base).exists() else None
+    return troubles.network(needed) if needed or asked else []

@@ -16,6 +16,7 @@ import time
 from ftlab.errors import UsageError
 
 NAMES = ("cpu", "gpu")
+DEFAULT_BASE = "HuggingFaceTB/SmolLM2-135M"  # of the gpu profile: 135 million parameters, Llama's layout
 _GIB = 2**30
 # cgroup v1 says "no limit" with a number close to 2**63.
 _NO_LIMIT = 2**60
@@ -71,6 +72,24 @@ def requested():
     if value not in NAMES:
         raise UsageError(f"FTLAB_PROFILE={value!r} is no profile: set it to cpu, gpu or auto")
     return value
+
+
+def base():
+    """The pretrained model, a folder or a Hub id, from which the labs on fine-tuning start; None: the shipped bases.
+
+    FTLAB_BASE when set, under either profile; else DEFAULT_BASE under the gpu profile.
+    """
+    named = os.environ.get("FTLAB_BASE", "").strip()
+    return named or (DEFAULT_BASE if current().name == "gpu" else None)
+
+
+def autocast(device):
+    """A context in which matrix products on `device` ("cuda", "cpu") run in the profile's dtype, weights staying in
+    float32: bfloat16 on a GPU that can, no change elsewhere."""
+    import torch
+
+    low = device == "cuda" and current().dtype == "bfloat16"
+    return torch.autocast(device, torch.bfloat16, enabled=low)
 
 
 def fast():
@@ -152,9 +171,19 @@ def matmul_gflops(size=1536, repeats=7, dtype="float32"):
 
 def nvidia_gpus():
     """Names of the GPUs that the NVIDIA driver reports, whatever torch can use; [] without driver or GPU."""
+    return _nvidia_smi("name")
+
+
+def nvidia_driver():
+    """The version of the NVIDIA driver, such as "535.104.05", or None."""
+    return next(iter(_nvidia_smi("driver_version")), None)
+
+
+def _nvidia_smi(field):
+    """What nvidia-smi says of each GPU in one field; [] without driver or GPU."""
     try:
         done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):

@@ -24,7 +24,6 @@ import ftlab
 from ftlab import profile
 from ftlab.course import checks, studies
 from ftlab.measure.score import held_out_tasks, instruction_score
-from ftlab.model import load
 from ftlab.model.ask import ask
 from ftlab.show import plots, widgets
 from ftlab.text.batching import RowBatches, collate
@@ -32,6 +31,7 @@ from ftlab.text.examples import Example, from_tasks
 from ftlab.text.rows import rows, shown
 from ftlab.train import TrainConfig, train
 from ftlab.tune import sft
+from ftlab.tune.bases import lab_base
 from ftlab.world import World, tasks
 
 lab = ftlab.lab("04_instruction_tuning")
@@ -39,7 +39,7 @@ torch.manual_seed(0)
 
 measured = studies.load("04_instruction_tuning")
 world = World("rich")
-base, tokenizer = load(measured.BASE)  # pretrained only: it has never seen an instruction
+base, tokenizer = lab_base(measured.BASE)  # pretrained only: it has never seen an instruction
 samples = {family: tasks.make(world, family, 3, 0) for family in tasks.FAMILIES}
 
 # %% [markdown]
@@ -441,7 +441,7 @@ def look(model, step):
     return {"loss": sft.rows_loss(model, held_out_rows, tokenizer), "score": diary[step].mean}
 
 
-model, _ = load(measured.BASE)
+model, _ = lab_base(measured.BASE)
 look(model, 0)
 plot = widgets.LivePlot(metric="loss", title="full fine-tuning", share=("score", "mean score on held-out instructions"))
 history = sft.tune_full(model, tokenizer, train_tasks, steps=STEPS, tokens_per_batch=measured.TOKENS_PER_BATCH, seed=0,
@@ -517,7 +517,7 @@ widgets.run_live_button("Train with SFTTrainer here", train_with_trl, note="a fe
 # forms, and it may take the better.
 
 # %% ftlab="experiment"
-larger, larger_tokenizer = load(measured.LARGER)
+larger, larger_tokenizer = lab_base(measured.LARGER)
 short = held_out_tasks(world, profile.steps(12, 1), seed=14, families=measured.SHORT)
 pool = measured.examples(14, 20, measured.SHORT)
 print(measured.few_shot_prompt(short[0], pool[:1], "plain"), "\n")
@@ -549,8 +549,8 @@ class EndingClassifier(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body = load(measured.BASE)[0]
-        self.head = torch.nn.Linear(self.body.config.hidden_size, 2)
+        self.body = lab_base(measured.BASE)[0]
+        self.head = torch.nn.Linear(self.body.config.hidden_size, 2).to(DEVICE)
 
     def logits(self, batch):
         return self.head(self.body.hidden(batch.input_ids)[batch.labels != -100])  # (B, 2)
@@ -567,11 +567,12 @@ def classified(stories):
 
 
 torch.manual_seed(0)
+DEVICE = next(base.parameters()).device
 classifier = EndingClassifier()
 train(classifier, RowBatches(classified(world.sample(profile.steps(1000, 40), 21)), 2048, 0, tokenizer.pad_id),
-      TrainConfig(profile.steps(60, 3), lr=1e-3))
+      TrainConfig(profile.steps(60, 3), lr=sft.rate(base, 1e-3)))
 tested = classified(world.sample(profile.steps(200, 20), 22, "test"))
-batch = collate([ids for ids, _ in tested], tokenizer.pad_id, [labels for _, labels in tested])
+batch = collate([ids for ids, _ in tested], tokenizer.pad_id, [labels for _, labels in tested]).to(DEVICE)
 with torch.no_grad():
     right = (classifier.logits(batch).argmax(-1) == batch.labels[batch.labels != -100]).float().mean().item()
 plots.bars({"a head on the body": right, "the assistant says it": final.by_family["classify"]}, percent=True,
@@ -749,6 +750,7 @@ DATA = None  # or "my_examples.jsonl"
 
 
 def tune_on_my_data(report):
+    from ftlab.tune.bases import load_base
     from ftlab.tune.run import Wish, tune_from_data
 
     with tempfile.TemporaryDirectory() as folder:
@@ -759,9 +761,9 @@ def tune_on_my_data(report):
             data = pathlib.Path(folder) / "examples.jsonl"
             data.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
         plot = widgets.LivePlot(metric="held_out_loss", title="my examples")
-        result = tune_from_data("full", data, pathlib.Path(folder) / "tuned", base=measured.BASE,
+        result = tune_from_data("full", data, pathlib.Path(folder) / "tuned", base=profile.base() or measured.BASE,
                                 wish=Wish(steps=profile.steps(60, 4)), callbacks=[plot], progress=report)
-        mine, its_tokenizer = load(pathlib.Path(folder) / "tuned")
+        mine, its_tokenizer = load_base(pathlib.Path(folder) / "tuned")
     said = ask(mine, its_tokenizer, ["Name the fox."], max_new_tokens=20)[0] if DATA is None else ""
     return (f"{result['examples']} examples, {result['steps']} steps, held-out loss "
             f"{result['held_out_loss_before'] or 0:.2f} before, {result['held_out_loss'] or 0:.2f} after\n{said}")

@@ -29,13 +29,14 @@ from ftlab.show import plots, widgets
 from ftlab.text.examples import Example
 from ftlab.tune import attach, files, sft
 from ftlab.tune import lora as library
+from ftlab.tune.bases import lab_base
 from ftlab.world import World, tasks
 
 torch.manual_seed(0)
 lab = ftlab.lab("06_lora")
 measured = studies.load("06_lora")
 known = checks.load("06_lora")
-base, tokenizer = load(measured.BASE)
+base, tokenizer = lab_base(measured.BASE)
 STEPS = profile.steps(measured.STEPS, 4)
 JUDGED = profile.steps(40, 2)
 
@@ -218,7 +219,7 @@ lab.probe("count", [count_lora(probe_shapes, chosen, 3) for chosen in (["q_proj"
 
 # %%
 every = sorted({name.split(".")[-1] for name in library.targets(base)})
-shapes = {name: tuple(base.get_submodule(name).weight.shape) for name in library.targets(base)}
+shapes = {name: tuple(library.matrix(base.get_submodule(name)).shape) for name in library.targets(base)}
 plots.lines({f"{len(chosen)} of {len(every)} kinds of layer": (
     [1, 2, 4, 8, 16, 32], [count_lora(shapes, chosen, r) / base.num_parameters() for r in (1, 2, 4, 8, 16, 32)])
     for chosen in (every, ["q_proj", "v_proj"])}, "rank", "parameters that learn", logx=True, percent=True,
@@ -263,16 +264,18 @@ lab.probe("swap", {part: {name: value for name, value in probe_swapped[part].ite
 # %%
 ours, batch = measured.shaken(0)
 theirs = measured.with_peft(ours)
-layer, peft_layer = ours.layers[0].self_attn.q_proj, theirs.layers[0].self_attn.q_proj
+first = next(iter(library.layers(ours)))  # the name of the first layer that was adapted
+layer, peft_layer = ours.get_submodule(first), theirs.get_submodule(first)
 print("PEFT's layer:", type(peft_layer).__module__)
-x = torch.randn(5, 128, dtype=torch.float64)
+x = torch.randn(5, layer.lora_A.shape[1], dtype=torch.float64, device=layer.lora_A.device)
 with torch.no_grad():
-    mine = lora_linear(x, layer.base.weight, layer.lora_A, layer.lora_B, 16)
+    frozen = library.matrix(layer.base)  # W
+    mine = lora_linear(x, frozen, layer.lora_A, layer.lora_B, 16)
     print(f"your layer against ftlab's {(mine - layer(x)).abs().max():.0e}, against PEFT's "
           f"{(mine - peft_layer(x)).abs().max():.0e}")
-    W = merge(layer.base.weight, layer.lora_A, layer.lora_B, 16)
-    print(f"your merged weight against ftlab's {(W - layer.weight).abs().max():.0e}; yours unmerged against the base's "
-          f"{(merge(W, layer.lora_A, layer.lora_B, 16, -1) - layer.base.weight).abs().max():.0e}")
+    W = merge(frozen, layer.lora_A, layer.lora_B, 16)
+    print(f"your merged weight against ftlab's {(W - library.matrix(layer)).abs().max():.0e}; yours unmerged against the base's "
+          f"{(merge(W, layer.lora_A, layer.lora_B, 16, -1) - frozen).abs().max():.0e}")
 names = [name.split(".")[-1] for name in library.targets(base)]
 print(f"parameters: you count {count_lora(shapes, names, 8):,}, PEFT "
       f"{sum(p.numel() for p in theirs.parameters() if p.requires_grad):,}")
@@ -490,9 +493,10 @@ lab.predict("stranger", "On which model does the LoRA still work?", kind="choice
             options=["on both", "on the relative only", "on the stranger only", "on neither"])
 
 # %% ftlab="experiment"
-other = measured.stranger(base)
+shipped, _ = load(measured.BASE)  # the one whose channels are known, whatever base the lab runs on
+other, ids = measured.stranger(shipped), batch.input_ids % shipped.config.vocab_size
 with torch.no_grad():
-    difference = (other(batch.input_ids) - base(batch.input_ids)).abs().max().item()
+    difference = (other(ids) - shipped(ids)).abs().max().item()
 print(f"the stranger's logits differ from the base's by {difference:.0e} at most")
 fit = [entry["data"] for entry in lab.study("M06")]
 plots.bars({name: statistics.fmean(data[key] for data in fit) for name, key in (

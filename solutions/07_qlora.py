@@ -20,9 +20,9 @@ import ftlab
 from ftlab import profile
 from ftlab.course import studies
 from ftlab.measure import cost
-from ftlab.model import load
 from ftlab.show import plots, widgets
 from ftlab.tune import lora, nf4, qlora
+from ftlab.tune.bases import lab_base
 
 torch.manual_seed(0)
 lab = ftlab.lab("07_qlora")
@@ -48,8 +48,8 @@ measured = studies.load("07_qlora")
 # - `int, asymmetric` spends a second number on each block. When is that worth it?
 
 # %% ftlab="play"
-base, tokenizer = load("base-small")
-WEIGHTS = base.layers[0].mlp.up_proj.weight.detach()[:64].clone()  # (64, 128)
+base, tokenizer = lab_base(measured.BASE)
+WEIGHTS = measured.trained_layer(base)[:64, :128].clone()
 SPOILT = measured.with_outliers(WEIGHTS, 0)
 
 
@@ -557,7 +557,7 @@ def merge_both_ways(report):
     model, tokenizer, _ = measured.tune(0, "qlora", report, STEPS)
     beside = measured.judge(model, tokenizer, 0, ASKED).mean
     state, config = lora.adapter_state(model), lora.adapter_config(model)
-    exact = lora.merge(lora.load_adapter_state(load("base-small")[0], state, config))
+    exact = lora.merge(lora.load_adapter_state(lab_base(measured.BASE)[0], state, config))
     onto_exact = measured.judge(lora.detach_lora(exact), tokenizer, 0, ASKED).mean
     rounded = lora.detach_lora(lora.merge(qlora.unquantise(model)))
     onto_rounded = measured.judge(rounded, tokenizer, 0, ASKED).mean

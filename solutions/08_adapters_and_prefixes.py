@@ -29,6 +29,7 @@ from ftlab.show import plots, widgets
 from ftlab.text.template import alpaca
 from ftlab.train import train
 from ftlab.tune import adapter, attach, prefix, sft
+from ftlab.tune.bases import lab_base
 from ftlab.world import oracle, tasks
 
 warnings.simplefilter("ignore")  # peft and transformers announce changes of their own
@@ -50,29 +51,29 @@ measured = studies.load("08_adapters_and_prefixes")
 # - Move *reading at* to a word that stands in the example as well.
 
 # %% ftlab="play"
-base, tokenizer = load("base-small")
-for parameter in base.parameters():
+small, small_tokenizer = load("base-small")
+for parameter in small.parameters():
     parameter.requires_grad_(False)
 some = measured.house_tasks("fox", 6, "play")
-example = measured.example_ids(tokenizer)[:24]  # the first tokens of a solved example
+example = measured.example_ids(small_tokenizer)[:24]  # the first tokens of a solved example
 
 
 def maps_behind(model, text):
     """Attention of `model`, with the prefix that it has, to the text: layers x heads x T x (P + T)."""
-    ids = torch.tensor([tokenizer.encode(text)])
+    ids = torch.tensor([small_tokenizer.encode(text)])
     return [layer[0].tolist() for layer in model.attention_maps(ids)]
 
 
 said = alpaca(some[0].instruction)
 views = {}
-for name, start, labels in (("a solved example", example, tokenizer.pieces(example)),
+for name, start, labels in (("a solved example", example, small_tokenizer.pieces(example)),
                             ("noise", None, [f"‹{i + 1}›" for i in range(24)]),
-                            ("one token", example[:1], tokenizer.pieces(example[:1]))):
+                            ("one token", example[:1], small_tokenizer.pieces(example[:1]))):
     torch.manual_seed(0)
-    attach(base, "ptuning", num_virtual_tokens=len(labels), init_ids=start)
-    views[name] = (labels, maps_behind(base, said))
-prefix.detach_prefix(base)
-widgets.prefix_attention_view(tokenizer.pieces(tokenizer.encode(said)), views, layer=1)
+    attach(small, "ptuning", num_virtual_tokens=len(labels), init_ids=start)
+    views[name] = (labels, maps_behind(small, said))
+prefix.detach_prefix(small)
+widgets.prefix_attention_view(small_tokenizer.pieces(small_tokenizer.encode(said)), views, layer=1)
 
 # %% [markdown]
 # ## Build
@@ -312,12 +313,12 @@ def peft_behind(base, config):
 
 
 P = 16
-config = base.config
-ids = torch.tensor([tokenizer.encode(alpaca(task.instruction))[:14] for task in some[:2]])
-theirs, flat = peft_behind(base, peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=P))
+config = small.config
+ids = torch.tensor([small_tokenizer.encode(alpaca(task.instruction))[:14] for task in some[:2]])
+theirs, flat = peft_behind(small, peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=P))
 cache = prefix.Behind(prefix_keys_values(flat, config.num_layers, config.num_heads, 1), batch=len(ids))
 with torch.no_grad():
-    mine = base(ids, cache=cache, mask=prefix_mask(torch.ones_like(ids, dtype=torch.bool), P))
+    mine = small(ids, cache=cache, mask=prefix_mask(torch.ones_like(ids, dtype=torch.bool), P))
     want = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 print(f"prefix of {P}: your keys, values and mask against PEFT: the largest difference is "
       f"{measured.relative(mine, want):.0e} of the largest logit")
@@ -326,19 +327,19 @@ print(f"prefix of {P}: your keys, values and mask against PEFT: the largest diff
 # Prompt tuning: the loss and its gradient.
 
 # %%
-theirs, soft = peft_behind(base, peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=P))
+theirs, soft = peft_behind(small, peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=P))
 
 
 def read(x):
     """Logits (B, n, V) of the base for input vectors x (B, n, C)."""
-    cos, sin = base.cos[:x.shape[1]], base.sin[:x.shape[1]]
-    for layer in base.layers:
+    cos, sin = small.cos[:x.shape[1]], small.sin[:x.shape[1]]
+    for layer in small.layers:
         x = layer(x, cos, sin, None, True)
-    return base.lm_head(base.norm(x))
+    return small.lm_head(small.norm(x))
 
 
 soft = soft.clone().requires_grad_()
-loss = soft_prompt_loss(read, base.embed_tokens, soft, ids, ids)
+loss = soft_prompt_loss(read, small.embed_tokens, soft, ids, ids)
 loss.backward()
 found = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, P:]
 their_loss = F.cross_entropy(found[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
@@ -369,7 +370,7 @@ with torch.no_grad():
     before = mine_model(ids)
     mine_adapters = insert(mine_model, lambda: Adapter(config.hidden_size, 16))
     print(f"{len(mine_adapters)} adapters, {sum(p.numel() for p in mine_adapters.parameters()):,} parameters of "
-          f"{base.num_parameters():,}; largest difference at the start: {(mine_model(ids) - before).abs().max():.0e}")
+          f"{small.num_parameters():,}; largest difference at the start: {(mine_model(ids) - before).abs().max():.0e}")
 
 # %% ftlab="result" claim="C37"
 start = measured.measure_start(0, lambda text: None)
@@ -381,6 +382,7 @@ lab.claim("C37", start["value"], differences=start["differences"])
 # The house style, then. First the base itself, with the prompt alone, and with a prompt that states the style.
 
 # %% ftlab="experiment"
+base, tokenizer = lab_base(measured.BASE)
 JUDGED = profile.steps(100, 10)
 held_out = measured.asked_of("fox", 0, JUDGED)
 
@@ -416,13 +418,13 @@ print(f"{prefixed.num_parameters(trainable=True):,} parameters learned, {prefix_
 # beach, Nora helps and all ends badly.
 
 # %% ftlab="experiment"
-model, _ = load("base-small")
+model, _ = lab_base(measured.BASE)
 histories = {"P-tuning v2": prefix_history}
 for name in ("fox", "owl"):
     attach(model, "adapter", bottleneck_size=measured.BOTTLENECK, name=name)
     made = sft.make_rows(measured.family_tasks(name, EXAMPLES, f"{measured.LAB}/0"), tokenizer)
     batches = sft.make_batches(made, tokenizer, measured.TOKENS_PER_BATCH, 0)
-    settings = sft.plan(STEPS, lr=measured.RATE["adapter"], optimizer="adamw")
+    settings = sft.plan(STEPS, lr=sft.rate(model, measured.RATE["adapter"]), optimizer="adamw")
     histories[f"adapters, {name}"] = train(model, batches, settings)
 adapter_answers, adapter_score = answers_and_score(adapter.use_adapter(model, "fox"))
 plots.loss_curve(histories, title="one base, frozen; what learns is beside it").show()
@@ -655,12 +657,13 @@ lab.claim("M05", statistics.fmean(data["value"] for data in lab.study("M05")))
 # What the soft prompt says, read as text:
 
 # %% ftlab="experiment"
-table = F.normalize(base.embed_tokens.weight, dim=-1)
+vectors = prefix.embedding(base).weight
+table = F.normalize(vectors, dim=-1)
 learned = prompted.kv_prefix.embedding.detach()
 closeness, nearest = (F.normalize(learned, dim=-1) @ table.T).max(-1)
 print(" | ".join(tokenizer.pieces(nearest.tolist())))
 print(f"cosine to the nearest token: {closeness.min():.2f} to {closeness.max():.2f}; length of a learned vector "
-      f"{learned.norm(dim=-1).mean():.1f}, of a token's {base.embed_tokens.weight.norm(dim=-1).mean():.1f}")
+      f"{learned.norm(dim=-1).mean():.1f}, of a token's {vectors.norm(dim=-1).mean():.1f}")
 
 # %% [markdown]
 # Words of the style may be among the nearest tokens, but the vectors are none of them: they lie where no token lies. (For a
@@ -682,7 +685,7 @@ def my_house(report):
     attach(model, "adapter", bottleneck_size=measured.BOTTLENECK, name="mine")
     made = sft.make_rows(measured.house_tasks("mine", EXAMPLES, "mine"), tokenizer)
     batches = sft.make_batches(made, tokenizer, measured.TOKENS_PER_BATCH, 0)
-    train(model, batches, sft.plan(STEPS, lr=measured.RATE["adapter"], optimizer="adamw"),
+    train(model, batches, sft.plan(STEPS, lr=sft.rate(model, measured.RATE["adapter"]), optimizer="adamw"),
           callbacks=[widgets.LivePlot(title="your house style")])
     return answer_with("Tell a story about a red kite.", "mine")
 

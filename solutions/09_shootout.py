@@ -20,14 +20,14 @@ from IPython.display import display
 import ftlab
 from ftlab import profile
 from ftlab.course import checks, studies
-from ftlab.model import load
 from ftlab.show import plots, widgets
+from ftlab.tune.bases import lab_base
 
 torch.manual_seed(0)
 lab = ftlab.lab("09_shootout")
 measured = studies.load("09_shootout")
 known = checks.load("09_shootout")
-base, tokenizer = load(measured.BASE)
+base, tokenizer = lab_base(measured.BASE)
 T = known.T  # {number of scores: Student's quantile}
 STEPS = profile.steps(measured.STEPS, 4)
 JUDGED = profile.steps(measured.JUDGED, 6)

@@ -31,6 +31,7 @@ def the_problem(folder, word, severity):
 def plain_cpu(monkeypatch):
     monkeypatch.setenv("FTLAB_PROFILE", "cpu")
     monkeypatch.setattr(profile, "nvidia_gpus", lambda: [])
+    monkeypatch.setenv("JPY_PARENT_PID", "1")  # as in a kernel: whatever listens on JupyterLab's port is no problem
 
 
 def test_a_sound_machine(tmp_path, monkeypatch):

@@ -13,6 +13,9 @@ ROOT = PACKAGE.parent  # the checkout, where there is one
 SOLUTIONS = ROOT / "solutions"
 ANSWERS = PACKAGE / "course" / "answers"
 STUDIES = PACKAGE / "assets" / "studies"
+# Labs that start from whatever base the profile names; the others are about the inside of our own models, or about
+# assistants that were made of them, and stay on the shipped ones.
+ANY_BASE = ("04_instruction_tuning", "06_lora", "07_qlora", "08_adapters_and_prefixes", "09_shootout")
 
 _NAME = re.compile(r"\d\d_[a-z0-9_]+")
 

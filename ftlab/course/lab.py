@@ -3,6 +3,7 @@
 import html
 import sys
 
+from ftlab import profile
 from ftlab.course import catalogue
 from ftlab.errors import UsageError
 from ftlab.files import read_json
@@ -14,7 +15,11 @@ from ftlab.teach.state import State
 
 def open_lab(name):
     """The Lab called `name`. Raises UsageError, naming the labs, when there is none."""
-    return Lab(catalogue.find_labs([name])[0])
+    name = catalogue.find_labs([name])[0]
+    if name not in catalogue.ANY_BASE and profile.base():
+        others = ", ".join(lab[:2] for lab in catalogue.ANY_BASE)
+        print(f"This lab runs on the shipped models, on the CPU. {profile.base()} is the base of Labs {others}.")
+    return Lab(name)
 
 
 class Lab:

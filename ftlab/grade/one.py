@@ -23,7 +23,7 @@ from ftlab.grade import rebuild, similarity, withheld
 from ftlab.grade.sessions import Sessions
 
 # What each graded kernel is told. FTLAB_FAST: setup cells prepare experiments that are not run.
-ENVIRONMENT = {"FTLAB_HEADLESS": "1", "FTLAB_FAST": "1", "FTLAB_PROFILE": "cpu", "PYTHONHASHSEED": "0"}
+ENVIRONMENT = {"FTLAB_HEADLESS": "1", "FTLAB_FAST": "1", "FTLAB_PROFILE": "cpu", "FTLAB_BASE": "", "PYTHONHASHSEED": "0"}
 CUT_OFF = ("timeout", "oom", "kernel_died")
 OTHER_INPUTS = ("The check passes, but on other inputs your code gives other results than what is asked for. Does it do what "
                 "the text says, or only what fits the check's examples?")  # fmt: skip

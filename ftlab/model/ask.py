@@ -2,6 +2,7 @@
 
 import torch
 
+from ftlab import profile
 from ftlab.errors import UsageError
 from ftlab.model.generate import generate, prefix_length
 from ftlab.model.transformer import Transformer
@@ -51,6 +52,7 @@ def _theirs(model, tokenizer, prompts, max_new_tokens, temperature, seed):
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
     torch.manual_seed(seed)
     choice = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad,
-                         eos_token_id=tokenizer.eos_token_id, **choice)
+    with profile.autocast(device.type):
+        out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad,
+                             eos_token_id=tokenizer.eos_token_id, **choice)
     return tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)

@@ -183,5 +183,5 @@ def keep_short(examples, made, max_length):
 def shown(row, tokenizer):
     """[(piece of text, whether the loss sees it), …] of a row, to show a student what is learnt from."""
     ids, labels = row
-    texts = (tokenizer.pieces(ids) if isinstance(tokenizer, Tokenizer) else [tokenizer.decode([i]) for i in ids])
+    texts = tokenizer.pieces(ids) if hasattr(tokenizer, "pieces") else [tokenizer.decode([i]) for i in ids]
     return [(text, label != IGNORE) for text, label in zip(texts, labels, strict=True)]

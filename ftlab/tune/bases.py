@@ -1,6 +1,8 @@
 """What is fine-tuned, and how it is written: our own bases, and any causal language model of `transformers`."""
 
 import contextlib
+import copy
+import functools
 import pathlib
 
 import torch
@@ -8,7 +10,9 @@ import torch
 from ftlab import files, profile
 from ftlab.errors import UsageError
 from ftlab.model import Transformer, hub
+from ftlab.model.pretrained import PretrainedTokenizer, dress
 from ftlab.text import rows, template
+from ftlab.tune.methods import METHODS
 
 
 def load_base(name):
@@ -25,6 +29,62 @@ def load_base(name):
         with quiet():
             model, tokenizer = _load_theirs(name)
     return model.to(profile.current().device), tokenizer
+
+
+def lab_base(name):
+    """(model, tokenizer) from which a lab on fine-tuning starts: the shipped base `name` on the CPU, or the profile's
+    pretrained model (`ftlab.profile.base`) on the profile's device, with our names for its parts besides its own.
+
+    Says in a line, once, which pretrained model it is, or why the shipped one stands in for it: a model of the Hub that
+    cannot be had. Raises UsageError where FTLAB_BASE names a folder with no such model.
+    """
+    wanted = _wanted()
+    if wanted is None:
+        return hub.load(name)
+    if wanted in hub.SHIPPED or _is_ours(pathlib.Path(wanted)):
+        return hub.load(wanted)
+    model, tokenizer = _pristine(wanted)
+    model = copy.deepcopy(model).to(profile.current().device)
+    return model, tokenizer
+
+
+def lab_tokenizer(name):
+    """The tokenizer of `lab_base` alone."""
+    wanted = _wanted()
+    if wanted is None or wanted in hub.SHIPPED or _is_ours(pathlib.Path(wanted)):
+        return hub.load(wanted or name)[1]
+    return _pristine(wanted)[1]
+
+
+def _wanted():
+    """The profile's pretrained model, or None; None as well once it could not be had from the Hub."""
+    wanted = profile.base()
+    if wanted is None or wanted in _missed or wanted in hub.SHIPPED or pathlib.Path(wanted).exists():
+        return None if wanted in _missed else wanted
+    try:
+        _pristine(wanted)
+    except UsageError as error:
+        _missed.add(wanted)
+        print(f"{error}. This lab runs on the shipped models instead.")
+        return None
+    return wanted
+
+
+_missed = set()  # models of the Hub that could not be had
+
+
+@functools.lru_cache(maxsize=1)
+def _pristine(name):
+    """(dressed model on the CPU, tokenizer) of a folder or a Hub id, read once; `lab_base` gives copies."""
+    folder = name if pathlib.Path(name).exists() else str(hub._download(name))
+    with quiet():
+        model, tokenizer = _load_theirs(folder)
+    model = dress(model)
+    model.rate_factor = METHODS["full"].rate_factor
+    here = profile.current()
+    print(f"Base: {name}, {model.num_parameters() / 1e6:,.1f} M parameters, on {here.device}, matrix products in "
+          f"{here.dtype}. Studies and statements of measured size are about the shipped bases.")
+    return model, PretrainedTokenizer(tokenizer)
 
 
 def _is_ours(folder):

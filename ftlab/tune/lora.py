@@ -86,6 +86,12 @@ def sizes(module):
     return None
 
 
+def matrix(module):
+    """The weight of a linear layer, adapted or not, as (n, k): Conv1D's transposed."""
+    weight = module.weight
+    return weight.T if is_conv1d(getattr(module, "base", module)) else weight
+
+
 def num_parameters(r, k, n):
     """r (n + k): what LoRA of rank r learns beside a layer of k inputs and n outputs."""
     return r * (n + k)

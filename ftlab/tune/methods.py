@@ -25,6 +25,11 @@ class Method:
     hf_lr: float = 2e-4
     merges: bool = False
 
+    @property
+    def rate_factor(self):
+        """By what a rate for the shipped bases is multiplied for a model of transformers."""
+        return self.hf_lr / self.lr
+
 
 def attach_full(model):
     """Every parameter learns."""
@@ -73,4 +78,8 @@ def find(name):
 
 def attach(model, method, **config):
     """`model` made ready to be fine-tuned by `method` (a name in METHODS); config as that method takes it."""
-    return find(method).attach(model, **config)
+    how = find(method)
+    model = how.attach(model, **config)
+    if hasattr(model, "rate_factor"):
+        model.rate_factor = how.rate_factor
+    return model

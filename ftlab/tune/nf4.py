@@ -138,13 +138,14 @@ def round_trip(x, name="nf", bits=4, block_size=BLOCK):
     if name == "int, asymmetric":
         codes, steps, lows = quantise_affine(x, bits, size)
         back = dequantise_affine(codes, steps, lows, size)
-        levels = (lows[0] + steps[0] * torch.arange(2**bits)) / in_blocks(x, size)[0].abs().max().clamp(min=1e-38)
+        levels = lows[0] + steps[0] * torch.arange(2**bits, device=x.device)
+        levels = levels / in_blocks(x, size)[0].abs().max().clamp(min=1e-38)
         return {"back": back, "scaled": scaled, "levels": levels, "bits": bits + 64 / size}
     books = {"int": int_codebook, "nf": lambda bits: codebook("nf4") if bits == 4 else normal_codebook(bits),
              "fp4": lambda bits: codebook("fp4")}  # fmt: skip
     if name not in books:
         raise UsageError(f"no codebook is called {name!r}; choose one of {', '.join([*books, 'int, asymmetric'])}")
-    book = books[name](bits)
+    book = books[name](bits).to(x.device)
     back = dequantise(*quantise(x, book, size), book, size)
     return {"back": back, "scaled": scaled, "levels": book, "bits": bits + 32 / size}
 

@@ -165,8 +165,13 @@ def cache_of(model, ids):
 @torch.no_grad()
 def embed(model, ids):
     """The input vectors of ids (a list): (P, C), a start for a soft prompt."""
-    table = model.embed_tokens if isinstance(model, Transformer) else model.get_input_embeddings()
+    table = embedding(model)
     return table(torch.tensor(ids, device=table.weight.device))
+
+
+def embedding(model):
+    """The layer that makes input vectors of ids; its weight is (V, C)."""
+    return model.embed_tokens if isinstance(model, Transformer) else model.get_input_embeddings()
 
 
 # -- attaching

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ftlab import profile
 from ftlab.errors import UsageError
 from ftlab.tune import lora, nf4
 
@@ -89,14 +90,17 @@ def _pairs(book):
 
 
 def attach_qlora(model, r=8, lora_alpha=16, lora_dropout=0.0, target_modules=lora.ALL_LINEAR, quant_type="nf4",
-                 block_size=nf4.BLOCK, double_quant=True, library=False):
+                 block_size=nf4.BLOCK, double_quant=True, library=None):
     """Quantise every linear layer of `model` but the head, and put LoRA beside those of `target_modules`; in place.
 
     r, lora_alpha, lora_dropout, target_modules: as in `lora.attach_lora`. quant_type, block_size, double_quant: as in
-    `FourBitLinear`. library: whether the frozen layers are those of bitsandbytes. Raises UsageError.
+    `FourBitLinear`. library: whether the frozen layers are those of bitsandbytes; None: on a GPU, where it can. Raises
+    UsageError.
     """
     if lora.layers(model):
         raise UsageError("this model has a LoRA already: merge it or detach it first")
+    if library is None:
+        library = library_serves(model, quant_type, block_size)
     quantise(model, quant_type, block_size, double_quant, library)
     return lora.attach_lora(model, r, lora_alpha, lora_dropout, target_modules)
 
@@ -120,18 +124,38 @@ def is_quantised(module):
 
 
 def unquantise(model):
-    """Each 4-bit layer of ours becomes a linear layer with the weights that its codes stand for; returns the model.
+    """Each 4-bit layer becomes a linear layer with the weights that its codes stand for; returns the model.
 
     A LoRA on it stays, and can now be merged: into the rounded weights, beside which it was trained.
     """
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, FourBitLinear):
-            linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device=layer.packed.device)
-            linear.weight = nn.Parameter(layer.dequantise(), requires_grad=False)
+        if is_quantised(layer):
+            weight = layer.dequantise() if isinstance(layer, FourBitLinear) else _library_weight(layer)
+            linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+            linear.weight = nn.Parameter(weight, requires_grad=False)
             if layer.bias is not None:
                 linear.bias = nn.Parameter(layer.bias.clone(), requires_grad=False)
             lora._replace(model, name, linear)
     return model
+
+
+def library_serves(model, quant_type="nf4", block_size=nf4.BLOCK):
+    """Whether bitsandbytes' layers are to be taken: the weights lie on a GPU, it takes the format, and it is there and
+    knows that GPU's CUDA (`ftlab doctor` says where it does not)."""
+    if not next(model.parameters()).is_cuda or quant_type not in ("nf4", "fp4") or block_size != 64:
+        return False
+    try:
+        from bitsandbytes.cextension import lib
+    except (ImportError, OSError, RuntimeError):
+        return False
+    return bool(getattr(lib, "compiled_with_cuda", False))
+
+
+def _library_weight(layer):
+    """The weight that a layer of bitsandbytes stands for: (n, k), float32."""
+    import bitsandbytes.functional as functional
+
+    return functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
 
 
 def library_layer(linear, quant_type, block_size, double_quant):
@@ -147,8 +171,9 @@ def library_layer(linear, quant_type, block_size, double_quant):
     if weight.device.type == "cpu" and k % block_size:
         raise UsageError(f"bitsandbytes misreads rows of {k} weights on the CPU, where rows must be whole blocks of "
                          f"{block_size}: leave library=True away")
-    layer = bnb.nn.Linear4bit(k, n, bias=linear.bias is not None, compute_dtype=weight.dtype, quant_type=quant_type,
-                              compress_statistics=double_quant, device="meta")
+    low = weight.is_cuda and profile.current().dtype == "bfloat16"
+    layer = bnb.nn.Linear4bit(k, n, bias=linear.bias is not None, compute_dtype=torch.bfloat16 if low else weight.dtype,
+                              quant_type=quant_type, compress_statistics=double_quant, device="meta")
     layer.weight = bnb.nn.Params4bit(weight.clone(), requires_grad=False, compress_statistics=double_quant,
                                      quant_type=quant_type, blocksize=block_size, module=layer)
     if linear.bias is not None:

@@ -3,12 +3,12 @@ language model of `transformers`.
 """
 
 import torch
-import torch.nn.functional as F
 
 from ftlab.errors import UsageError
 from ftlab.model import Transformer
 from ftlab.model.generate import prefix_length
-from ftlab.text.batching import IGNORE, PackedBatches, RowBatches, collate
+from ftlab.model.pretrained import loss as hf_loss
+from ftlab.text.batching import PackedBatches, RowBatches, collate
 from ftlab.text.examples import Example, from_tasks
 from ftlab.text.rows import rows
 from ftlab.text.tokenizer import Tokenizer
@@ -41,13 +41,23 @@ def tune(model, tokenizer, examples, *, lr, steps=None, epochs=EPOCHS, tokens_pe
          optimizer="adamw", schedule=SCHEDULE, warmup=WARMUP, weight_decay=0.0, clip=1.0, template="alpaca",
          loss="response", max_length=None, packed=False, seed=0, eval_every=None, evaluate=None, callbacks=(), out=None,
          stop=None, save_every=None):
-    """Train what learns in `model`, which `attach` has prepared for a method, by AdamW; otherwise as `tune_full`."""
+    """Train what learns in `model`, which `attach` has prepared for a method, by AdamW; otherwise as `tune_full`.
+
+    Rates are those of the shipped bases (see `rate`); Muon's are known for our Transformer only, others get AdamW.
+    """
+    optimizer = optimizer if isinstance(model, Transformer) else "adamw"
     made = make_rows(examples, tokenizer, template, loss, max_length or limit(model))
     batches = make_batches(made, tokenizer, tokens_per_batch, seed, packed)
-    config = plan(steps or epochs * batches.steps_per_epoch, lr=lr, optimizer=optimizer, muon_lr=muon_lr,
+    config = plan(steps or epochs * batches.steps_per_epoch, lr=rate(model, lr), optimizer=optimizer, muon_lr=muon_lr,
                   schedule=schedule, warmup=warmup, weight_decay=weight_decay, clip=clip, eval_every=eval_every,
                   save_every=save_every, seed=seed)
     return train(model, batches, config, loss_of(model), evaluate, callbacks, out, stop)
+
+
+def rate(model, lr):
+    """`lr`, a peak rate for the shipped bases, as it is for `model`: lower for a pretrained model of `transformers`, by
+    what its method asks for."""
+    return lr * getattr(model, "rate_factor", 1.0)
 
 
 def plan(steps, **changes):
@@ -76,23 +86,6 @@ def make_batches(made, tokenizer, tokens_per_batch=TOKENS_PER_BATCH, seed=0, pac
 def loss_of(model):
     """The loss callable of `train` for `model`: None (its own) for ours, `hf_loss` for others."""
     return None if isinstance(model, Transformer) else hf_loss
-
-
-def hf_loss(model, batch):
-    """Mean cross-entropy in nats over the labels of a `Batch`, of a causal LM of `transformers`.
-
-    Rows are padded on the right, where a causal model does not see it from inside; packed rows are not for these.
-    """
-    if batch.segments is not None:
-        raise UsageError("packed rows need our own transformer; leave packing off for this model")
-    ids = batch.input_ids
-    # Weights stay in float32; on a GPU that can, matrix products run in bfloat16. On a CPU that would be slower.
-    fast = ids.is_cuda and torch.cuda.is_bf16_supported()
-    with torch.autocast(ids.device.type, torch.bfloat16, enabled=fast):
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits  # (B, T, V)
-    logits, labels = logits[:, :-1], batch.labels[:, 1:]
-    wanted = labels != IGNORE
-    return F.cross_entropy(logits[wanted].float(), labels[wanted])
 
 
 @torch.no_grad()

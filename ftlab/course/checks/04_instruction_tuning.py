@@ -346,7 +346,7 @@ EXERCISES = [
             "mean_of_part": functools.partial(_loss_variant, mean="own"),
             "mean_over_padding": functools.partial(_loss_variant, mean="all"),
             "prompt_counted": functools.partial(_loss_variant, masked=False)}),
-        withheld=("ftlab.model.transformer.Transformer.loss", "ftlab.tune.sft.hf_loss"),
+        withheld=("ftlab.model.transformer.Transformer.loss", "ftlab.model.pretrained.loss"),
     ),
     Exercise(
         id="by_hand", title="Ten answers, scored by hand", points=3, minutes=15, difficulty=2,

@@ -61,11 +61,12 @@ def tuned(seed, tasks_, steps, report, *, what="", base=BASE, model=None, loss="
     """(model, tokenizer, History) of full fine-tuning; `scratch`: the shape with new weights, at Lab 03's rates."""
     import torch
 
-    from ftlab.model import Transformer, load
+    from ftlab.model import Transformer
     from ftlab.train import recipes
     from ftlab.tune import sft
+    from ftlab.tune.bases import lab_base
 
-    start, tokenizer = load(base)
+    start, tokenizer = lab_base(base)
     rates = {}
     if scratch:
         torch.manual_seed(seed)
@@ -114,10 +115,10 @@ once = Once()
 def main_run(seed, report):
     """{"model", "tokenizer", "history", "before", "after" (Scores)} of the main run; made once a seed."""
     def make():
-        from ftlab.model import load
+        from ftlab.tune.bases import lab_base
 
         asked = held_out(seed, JUDGED)
-        model, tokenizer = load(BASE)
+        model, tokenizer = lab_base(BASE)
         before = score(model, tokenizer, asked, report, "the base answers")
         model, tokenizer, history = tuned(
             seed, examples(seed, EXAMPLES), STEPS, report, eval_every=STEPS // EVALUATIONS,
@@ -137,11 +138,11 @@ def measure_sft(seed, report):
 
 
 def measure_trl(seed, report):
-    from ftlab.model import load
+    from ftlab.tune.bases import lab_base
     from ftlab.tune.with_trl import tune_with_trl
 
     ours = main_run(seed, report)["after"].mean
-    (model, tokenizer), asked = load(BASE), held_out(seed, JUDGED)
+    (model, tokenizer), asked = lab_base(BASE), held_out(seed, JUDGED)
     model, happened = tune_with_trl(
         model, tokenizer, examples(seed, EXAMPLES), TRL_STEPS, TRL_LR, TRL_BATCH_SIZE, seed,
         lambda model, step: {"score": score(model, tokenizer, asked[::EVERY_NTH]).mean}, TRL_STEPS // EVALUATIONS, report)
@@ -173,12 +174,12 @@ def few_shot_scores(model, tokenizer, tasks_, pool, shots, form="alpaca", report
 
 
 def measure_few_shot(seed, report):
-    from ftlab.model import load
+    from ftlab.tune.bases import lab_base
 
     run = main_run(seed, report)
     asked, pool = held_out(seed, FEW_SHOT_JUDGED, SHORT), examples(seed, 40, SHORT)
     small = score(run["model"], run["tokenizer"], asked, report).mean
-    model, tokenizer = load(LARGER)
+    model, tokenizer = lab_base(LARGER)
     found = {form: {shots: statistics.fmean(few_shot_scores(model, tokenizer, asked, pool, shots, form, report))
                     for shots in (0, 1, SHOTS)} for form in ("alpaca", "plain")}
     best = {shots: max(found[form][shots] for form in found) for shots in (0, 1, SHOTS)}  # the rival's better form
@@ -241,10 +242,10 @@ def overfitting(seed, report, steps=FEW_STEPS, every=FEW_EVERY, sizes=FEW_SIZES,
 
     The fifty are ten of each family. The validation examples choose where to stop; the held-out ones judge it.
     """
-    from ftlab.model import load
     from ftlab.tune import sft
+    from ftlab.tune.bases import lab_base
 
-    model, tokenizer = load(BASE)
+    model, tokenizer = lab_base(BASE)
     few = examples(seed, sizes["training"])
     sets = {"training": few, "validation": examples(f"validation {seed}", sizes["validation"]),
             "held_out": held_out(seed, sizes["held_out"])}
@@ -349,9 +350,9 @@ def both_losses(model, tokenizer, task):
 
 
 def measure_same_loss(seed, report):
-    from ftlab.model import load
+    from ftlab.tune.bases import lab_base
 
-    model, tokenizer = load(BASE)
+    model, tokenizer = lab_base(BASE)
     worst = 0.0
     for task in examples(seed, 4):
         (all_nats, all_count), (p_nats, p_count), (r_nats, r_count) = both_losses(model, tokenizer, task).values()

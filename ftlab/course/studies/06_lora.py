@@ -69,10 +69,10 @@ def prepared(seed, method, start=None, **config):
 
     import torch
 
-    from ftlab.model import load
     from ftlab.tune import attach
+    from ftlab.tune.bases import lab_base
 
-    model = load(BASE)[0] if start is None else copy.deepcopy(start)
+    model = lab_base(BASE)[0] if start is None else copy.deepcopy(start)
     torch.manual_seed(seed)
     return attach(model, method, **config)
 
@@ -80,10 +80,10 @@ def prepared(seed, method, start=None, **config):
 def run(seed, method, lr, report=None, steps=None, families=SHORT, callbacks=(), **config):
     """{"model", "loss" (validation), "losses", "lr", "trainable"} of a run; made once a seed. config: the method's."""
     def make():
-        from ftlab.model import load
         from ftlab.tune import sft
+        from ftlab.tune.bases import lab_tokenizer
 
-        tokenizer = load(BASE)[1]
+        tokenizer = lab_tokenizer(BASE)
         settings = {"muon_lr": config.pop("muon_lr"), "optimizer": "muon"} if "muon_lr" in config else {}
         model = prepared(seed, method, **config)
         said = ", ".join(f"{name} {value}" for name, value in config.items())
@@ -111,9 +111,9 @@ def lora(seed, lr, report=None, r=RANK, lora_alpha=None, **more):
 def scored(one, seed):
     """The score of a run's model, taken once."""
     if one["score"] is None:
-        from ftlab.model import load
+        from ftlab.tune.bases import lab_tokenizer
 
-        one["score"] = score(one["model"], load(BASE)[1], seed)
+        one["score"] = score(one["model"], lab_tokenizer(BASE), seed)
     return one["score"]
 
 
@@ -151,11 +151,11 @@ def shaken(seed, r=8, lora_alpha=16):
     """
     import torch
 
-    from ftlab.model import load
     from ftlab.tune import lora as by_hand
     from ftlab.tune import sft
+    from ftlab.tune.bases import lab_tokenizer
 
-    model, tokenizer = prepared(seed, "lora", r=r, lora_alpha=lora_alpha), load(BASE)[1]
+    model, tokenizer = prepared(seed, "lora", r=r, lora_alpha=lora_alpha), lab_tokenizer(BASE)
     for layer in by_hand.layers(model).values():
         torch.nn.init.normal_(layer.lora_B, std=0.02)
     batch = sft.make_batches(sft.make_rows(examples(seed, 4), tokenizer), tokenizer, 1024)(0)
@@ -166,12 +166,12 @@ def with_peft(model, r=8, lora_alpha=16):
     """The same base with PEFT's layers, which hold the numbers of our `model`'s."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    from ftlab.model import load
     from ftlab.tune import lora as by_hand
+    from ftlab.tune.bases import lab_base
 
     ours = by_hand.layers(model)
     config = LoraConfig(r=r, lora_alpha=lora_alpha, target_modules=sorted({name.split(".")[-1] for name in ours}))
-    theirs = inject_adapter_in_model(config, load(BASE)[0]).double()
+    theirs = inject_adapter_in_model(config, lab_base(BASE)[0]).double()
     for name, layer in ours.items():
         peer = theirs.get_submodule(name)
         peer.lora_A["default"].weight.data.copy_(layer.lora_A.data)
@@ -215,11 +215,13 @@ def measure_merge(seed, report):
 # -- C24: the spectrum of a full update
 
 def updates(model):
-    """{name: ΔW} of the hidden matrices of a model that was fully fine-tuned from BASE."""
-    from ftlab.model import load
+    """{name: ΔW}, on the CPU, of the hidden matrices of a model that was fully fine-tuned from BASE."""
+    from ftlab.tune import lora as by_hand
+    from ftlab.tune.bases import lab_base
 
-    start = dict(load(BASE)[0].named_parameters())
-    return {name: (p - start[name]).detach() for name, p in model.named_parameters() if "layers." in name and p.ndim == 2}
+    start, after = (dict(one.named_parameters()) for one in (lab_base(BASE)[0], model))
+    names = [f"{name}.weight" for name in by_hand.targets(model)]
+    return {name: (after[name] - start[name]).detach().cpu() for name in names}
 
 
 def energy_in(delta, share):
@@ -262,10 +264,10 @@ def measure_larger(seed, report):
 
 def measure_pairs(seed, report):
     """What rank 1 gains over the base; the number of pairs of matrices does not depend on the rank."""
-    from ftlab.model import load
     from ftlab.tune import lora as by_hand
+    from ftlab.tune.bases import lab_base
 
-    model, tokenizer = load(BASE)
+    model, tokenizer = lab_base(BASE)
     before = score(model, tokenizer, seed)
     pairs = {r: len(by_hand.layers(prepared(seed, "lora", r=r))) for r in (1, 32)}
     after = scored(lora(seed, LORA_RATE, report, r=1), seed)
@@ -321,10 +323,10 @@ def story_rows(seed, tokenizer, count=80):
 def forgetting(seed, method, lr, report, **config):
     """[{"step", "loss" on held-out instructions, "stories"}] along a run, its start included; made once a seed."""
     def make():
-        from ftlab.model import load
         from ftlab.tune import sft
+        from ftlab.tune.bases import lab_tokenizer
 
-        model, tokenizer = prepared(seed, method, **config), load(BASE)[1]
+        model, tokenizer = prepared(seed, method, **config), lab_tokenizer(BASE)
         stories, asked = story_rows(seed, tokenizer), validation_rows(seed, tokenizer)
 
         def evaluate(model, step):
@@ -362,11 +364,11 @@ def measure_forgetting(seed, report):
 # -- C29: two tasks, one base, two small files
 
 def measure_swap(seed, report, judged=40):
-    from ftlab.model import load
     from ftlab.model.ask import ask
     from ftlab.tune import files
+    from ftlab.tune.bases import lab_base
 
-    (model, tokenizer), bytes_, seconds, first = load(BASE), {}, [], {}
+    (model, tokenizer), bytes_, seconds, first = lab_base(BASE), {}, [], {}
     with tempfile.TemporaryDirectory() as folder:
         for task in ("classify", "extract"):
             one = lora(seed, LORA_RATE, report, families=(task,))["model"]
@@ -409,21 +411,21 @@ def stranger(model, seed=0):
 
 def relative(seed, report):
     """The base after a short full fine-tuning on another family of tasks."""
-    from ftlab.model import load
     from ftlab.tune import sft
+    from ftlab.tune.bases import lab_tokenizer
 
     tell(report, "a relative of the base")
-    model, tokenizer = prepared(seed, "full"), load(BASE)[1]
+    model, tokenizer = prepared(seed, "full"), lab_tokenizer(BASE)
     sft.tune(model, tokenizer, examples(f"relative {seed}", 100, ("write",)), steps=RELATIVE_STEPS, lr=1e-3, seed=seed,
              tokens_per_batch=TOKENS_PER_BATCH)
     return model
 
 
 def measure_stranger(seed, report):
-    from ftlab.model import load
     from ftlab.tune import lora as by_hand
+    from ftlab.tune.bases import lab_base
 
-    base, tokenizer = load(BASE)
+    base, tokenizer = lab_base(BASE)
     learned = lora(seed, LORA_RATE, report)
     saved = by_hand.adapter_state(learned["model"]), by_hand.adapter_config(learned["model"])
     found = {"base": scored(learned, seed)}

@@ -83,14 +83,24 @@ def measure_double(seed, report):
     return {"value": bits[0] - bits[1], "bits": bits, "mean_abs": off}
 
 
+def trained_layer(model, layer=0):
+    """A weight matrix of the MLP in a layer of any of the bases, (outputs, inputs), on the CPU, in rows of whole blocks."""
+    from ftlab.tune import lora
+
+    names = [name for name in lora.targets(model) if ".mlp." in name and f".{layer}." in name and "gate" not in name]
+    # The first is the one that widens: up_proj, or GPT-2's c_fc.
+    weight = lora.matrix(model.get_submodule(names[0])).detach().cpu()
+    return weight[:, :weight.shape[1] // BLOCK * BLOCK].contiguous()
+
+
 def tensors(seed):
     """{name: tensor} of several kinds, rows of whole blocks: normal, uniform, with outliers, and a trained layer."""
     import torch
 
-    from ftlab.model import load
+    from ftlab.tune.bases import lab_base
 
     uniform = torch.rand(256, 512, generator=torch.Generator().manual_seed(seed)) - 0.5
-    trained = load(BASE)[0].layers[seed % 2].mlp.up_proj.weight.detach()
+    trained = trained_layer(lab_base(BASE)[0], seed % 2)
     return {"normal": normal(seed), "uniform": uniform, "outliers": with_outliers(normal(seed), seed), "trained": trained}
 
 
@@ -115,25 +125,25 @@ def measure_codes(seed, report):
 # -- C35: what the model loses
 
 def rounded_base(codebook=None, bits=4):
-    """The shipped base with what a codebook leaves of its linear weights (None: as they are), in float32."""
-    from ftlab.model import load
-    from ftlab.tune import nf4
+    """The base with what a codebook leaves of its linear weights (None: as they are), in float32."""
+    from ftlab.tune import lora, nf4
+    from ftlab.tune.bases import lab_base
 
-    base = load(BASE)[0]
-    for name, module in base.named_modules():
-        if codebook and name.endswith("_proj"):
-            module.weight.data = nf4.round_trip(module.weight.detach(), codebook, bits, BLOCK)["back"]
+    base = lab_base(BASE)[0]
+    for name in lora.targets(base) if codebook else ():
+        weight = base.get_submodule(name).weight
+        weight.data = nf4.round_trip(weight.detach(), codebook, bits, BLOCK)["back"]
     return base
 
 
 def base_losses(seed, count=STORIES):
     """{codebook and bits: nats per token} of the base on held-out stories, before any fine-tuning."""
-    from ftlab.model import load
     from ftlab.text.examples import Example
     from ftlab.tune import sft
+    from ftlab.tune.bases import lab_tokenizer
     from ftlab.world import World
 
-    tokenizer = load(BASE)[1]
+    tokenizer = lab_tokenizer(BASE)
     stories = World("rich").sample(count, f"held out {seed}", "test")
     rows = sft.make_rows([Example("", story.text, form="text") for story in stories], tokenizer, loss="all")
     return {name: sft.rows_loss(rounded_base(codebook, bits), rows, tokenizer)
@@ -157,11 +167,11 @@ def tune(seed, method, report, steps=STEPS, callbacks=(), model=None, **config):
     """(model, tokenizer, History) of `method` on the task, from the same A for every method of a seed."""
     import torch
 
-    from ftlab.model import load
     from ftlab.train.loop import train
     from ftlab.tune import attach, sft
+    from ftlab.tune.bases import lab_base
 
-    base, tokenizer = load(BASE)
+    base, tokenizer = lab_base(BASE)
     torch.manual_seed(seed)
     model = attach(model or base, method, r=R, lora_alpha=ALPHA, **config)
     rows = sft.make_rows(task_examples(seed), tokenizer)
@@ -171,7 +181,7 @@ def tune(seed, method, report, steps=STEPS, callbacks=(), model=None, **config):
         if event["kind"] == "step" and event["step"] % 20 == 0:
             report(f"{method}, step {event['step']} of {steps}, loss {event['loss']:.3f}")
 
-    config = sft.plan(steps, lr=LR, optimizer="adamw", seed=seed)
+    config = sft.plan(steps, lr=sft.rate(model, LR), optimizer="adamw", seed=seed)
     return model, tokenizer, train(model, batches, config, callbacks=[told, *callbacks])
 
 
@@ -185,8 +195,8 @@ def judge(model, tokenizer, seed, count=JUDGED):
 @functools.lru_cache(maxsize=4)
 def both(seed, report, steps=STEPS, count=JUDGED):
     """{method: dict(score, losses, bytes)} of LoRA and QLoRA, and the bases' own scores."""
-    from ftlab.model import load
     from ftlab.tune import qlora, sft
+    from ftlab.tune.bases import lab_base
 
     found = {}
     for method in ("lora", "qlora"):
@@ -196,7 +206,7 @@ def both(seed, report, steps=STEPS, count=JUDGED):
         found[method] = {"score": judge(model, tokenizer, seed, count), "losses": history.losses,
                          "loss": sft.rows_loss(model, rows, tokenizer),
                          "bytes": qlora.weight_bytes(model), "seconds": history.seconds}
-    base, tokenizer = load(BASE)
+    base, tokenizer = lab_base(BASE)
     found["base"] = {"score": judge(base, tokenizer, seed, min(count, 200)), "parameters": base.num_parameters()}
     return found
 
@@ -213,11 +223,11 @@ def measure_qlora(seed, report, steps=STEPS, count=JUDGED):
 
 
 def measure_bytes(seed, report):
-    from ftlab.model import load
-    from ftlab.tune import qlora
+    from ftlab.tune import lora, qlora
+    from ftlab.tune.bases import lab_base
 
-    base = load(BASE)[0]
-    count = sum(m.weight.numel() for name, m in base.named_modules() if name.endswith("_proj"))
+    base = lab_base(BASE)[0]
+    count = sum(base.get_submodule(name).weight.numel() for name in lora.targets(base))
     held = qlora.weight_bytes(qlora.quantise(base))
     whole = 2 * count + held["other"] / 2  # in bf16, embedding and norms included
     return {"value": held["linear"] / (2 * count), "linear": held["linear"], "linear_bf16": 2 * count,

@@ -112,11 +112,11 @@ def tuned(method, seed, report, family="fox", rate=None, length=LENGTH, start="e
     """(model, tokenizer, History) of a run of `method` from BASE; start: "example" or "random"."""
     import torch
 
-    from ftlab.model import load
     from ftlab.train import train
     from ftlab.tune import attach, sft
+    from ftlab.tune.bases import lab_base
 
-    model, tokenizer = load(BASE)
+    model, tokenizer = lab_base(BASE)
     torch.manual_seed(1000 * seed + start_seed)
     if method == "adapter":
         attach(model, method, bottleneck_size=BOTTLENECK)
@@ -127,7 +127,7 @@ def tuned(method, seed, report, family="fox", rate=None, length=LENGTH, start="e
         attach(model, method, num_virtual_tokens=length, init_ids=ids)
     rows = sft.make_rows(family_tasks(family, examples, f"{LAB}/{seed}"), tokenizer)
     batches = sft.make_batches(rows, tokenizer, TOKENS_PER_BATCH, seed)
-    config = sft.plan(steps, lr=rate or RATE[method], optimizer="adamw", seed=seed, eval_every=eval_every)
+    config = sft.plan(steps, lr=sft.rate(model, rate or RATE[method]), optimizer="adamw", seed=seed, eval_every=eval_every)
     what = f"{method}, {family}, rate {config.lr:g}" + ("" if method in ("adapter", "full") else f", length {length}")
     history = train(model, batches, config, evaluate=evaluate, callbacks=[told(report, what), *callbacks])
     return model, tokenizer, history
@@ -217,12 +217,12 @@ def logits_of(model, ids):
 def measure_start(seed, report):
     import torch
 
-    from ftlab.model import load
     from ftlab.tune import attach
     from ftlab.tune.adapter import PLACEMENTS, remove_adapters
+    from ftlab.tune.bases import lab_base
 
     ids, worst = torch.randint(3, 90, (2, 20), generator=torch.Generator().manual_seed(seed)), {}
-    for name, model in (("ours", load(BASE)[0]), ("llama", tiny("llama")), ("gpt2", tiny("gpt2"))):
+    for name, model in (("ours", lab_base(BASE)[0]), ("llama", tiny("llama")), ("gpt2", tiny("gpt2"))):
         with torch.no_grad():
             before = logits_of(model, ids)
             for placement in PLACEMENTS:
@@ -286,12 +286,12 @@ def relative(found, want):
 def measure_peft(seed, report):
     import torch
 
-    from ftlab.model import load
     from ftlab.tune import attach
+    from ftlab.tune.bases import lab_base
 
     worst = {f"{kind}, {where}": peft_differences(kind, where, seed)
              for kind in ("prefix", "ptuning", "prompt") for where in ("ours", "llama", "gpt2")}
-    (model, tokenizer), ids = load(BASE), torch.randint(3, 90, (2, 12))
+    (model, tokenizer), ids = lab_base(BASE), torch.randint(3, 90, (2, 12))
     prompt = example_ids(tokenizer)
     with torch.no_grad():
         whole = model(torch.cat([torch.tensor([prompt, prompt]), ids], dim=1))[:, len(prompt):]
@@ -318,11 +318,11 @@ def measure_layers(seed, report):
 
 
 def cache_bytes(length):
-    """Bytes that a prefix takes in the KV cache of each text of the base, in float32."""
+    """Bytes that a prefix takes in the KV cache of each text of the shipped base, in float32."""
     from ftlab.model import load
+    from ftlab.tune.prefix import shape_of
 
-    config = load(BASE)[0].config
-    return config.num_layers * 2 * config.hidden_size * 4 * length
+    return 4 * shape_of(load(BASE)[0]).flat * length
 
 
 def measure_length(seed, report):
@@ -369,10 +369,10 @@ def measure_teaching(seed, report):
 
 def logs_loss_of_base(seed):
     """The held-out loss of the untouched base on logs, as `judge` has it."""
-    from ftlab.model import load
     from ftlab.tune import sft
+    from ftlab.tune.bases import lab_base
 
-    model, tokenizer = load(BASE)
+    model, tokenizer = lab_base(BASE)
     rows = sft.make_rows(family_tasks(LOGS, VALIDATION, f"{LAB}/validation/{seed}", "test"), tokenizer)
     return sft.rows_loss(model, rows, tokenizer)
 
@@ -381,16 +381,16 @@ def logs_loss_of_base(seed):
 
 def two_sets(seed, report, steps=SWAP_STEPS):
     """(model, tokenizer, {set: what it was trained on}): adapters for two tasks in one base, frozen once and for all."""
-    from ftlab.model import load
     from ftlab.train import train
     from ftlab.tune import attach, sft
+    from ftlab.tune.bases import lab_base
 
-    model, tokenizer = load(BASE)
+    model, tokenizer = lab_base(BASE)
     for name in ("fox", "owl"):
         attach(model, "adapter", bottleneck_size=BOTTLENECK, name=name)
         rows = sft.make_rows(family_tasks(name, EXAMPLES, f"{LAB}/{seed}"), tokenizer)
         train(model, sft.make_batches(rows, tokenizer, TOKENS_PER_BATCH, seed),
-              sft.plan(steps, lr=RATE["adapter"], optimizer="adamw", seed=seed),
+              sft.plan(steps, lr=sft.rate(model, RATE["adapter"]), optimizer="adamw", seed=seed),
               callbacks=[told(report, f"adapters {name}")])
     return model, tokenizer
 
@@ -447,17 +447,19 @@ def nearest_tokens(model, seed, report):
     it where only text may be sent."""
     import torch.nn.functional as F
 
+    from ftlab.tune.prefix import embedding
+
     learned, _, _ = tuned("prompt", seed, report, rate=RATE["prompt"])
-    table = F.normalize(model.embed_tokens.weight, dim=-1)  # (V, C)
+    table = F.normalize(embedding(model).weight, dim=-1)  # (V, C)
     return (F.normalize(learned.kv_prefix.embedding.detach(), dim=-1) @ table.T).argmax(-1).tolist()
 
 
 def measure_closed(seed, report):
-    from ftlab.model import load
     from ftlab.tune import attach
+    from ftlab.tune.bases import lab_base
     from ftlab.tune.prefix import detach_prefix
 
-    model, tokenizer = load(BASE)
+    model, tokenizer = lab_base(BASE)
     scores = {"nothing": judge(model, tokenizer, "fox", seed)["score"]}
     for what, ids in text_prompts(tokenizer, model, seed, report).items():
         report(f"judging: {what}")

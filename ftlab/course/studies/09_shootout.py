@@ -78,10 +78,10 @@ def prepared(method, task, seed):
     """(base with the method attached, tokenizer); what is random depends on the seed."""
     import torch
 
-    from ftlab.model import load
     from ftlab.tune import attach
+    from ftlab.tune.bases import lab_base
 
-    model, tokenizer = load(BASE)
+    model, tokenizer = lab_base(BASE)
     config = dict(METHODS[method])
     if method in FROM_TEXT:
         config["init_ids"] = min((ids for ids, _ in rows_of(task, 40, "start", tokenizer)), key=len)
@@ -97,7 +97,8 @@ def run(method, task, seed, lr, report, steps=STEPS, callbacks=()):
     model, tokenizer = prepared(method, task, seed)
     batches = sft.make_batches(rows_of(task, EXAMPLES, seed, tokenizer), tokenizer, TOKENS_PER_BATCH, seed)
     report(f"{method}, {task}, rate {lr:g}")
-    history = train(model, batches, sft.plan(steps, lr=lr, optimizer="adamw", seed=seed), callbacks=list(callbacks))
+    config = sft.plan(steps, lr=sft.rate(model, lr), optimizer="adamw", seed=seed)
+    history = train(model, batches, config, callbacks=list(callbacks))
     return model, tokenizer, history
 
 
@@ -210,9 +211,9 @@ def peaks(report):
 def base_shape():
     """The shape of the base as `ftlab.measure.cost` has it."""
     from ftlab.measure.cost import Shape
-    from ftlab.model import load
+    from ftlab.tune.bases import lab_base
 
-    c = load(BASE)[0].config
+    c = lab_base(BASE)[0].config
     return Shape(c.vocab_size, c.hidden_size, c.num_layers, c.num_heads, c.intermediate_size)
 
 
