@@ -13,9 +13,7 @@ import shlex
 import sys
 import urllib.parse
 
-from traitlets.config import get_config
-
-c = get_config()
+c = get_config()  # noqa: F821 (traitlets puts it here)
 
 
 # ---- reading the settings
@@ -105,33 +103,9 @@ c.Authenticator.admin_users = admins  # the instructors: they admit students, an
 
 def native():
     """Sign up with a password of one's own; an instructor admits each student, once."""
-    import hmac
-
-    from nativeauthenticator import NativeAuthenticator
-
-    path = setting("ADMIN_PASSWORD_FILE")
-    if admins and not path:
-        refuse("ADMIN_PASSWORD_FILE", "the file with the password that an instructor signs up with, please")
-    try:
-        secret = pathlib.Path(path).read_text(encoding="utf-8").strip() if path else ""
-    except OSError as error:
-        refuse("ADMIN_PASSWORD_FILE", error.strerror)
-
-    class CourseAuthenticator(NativeAuthenticator):
-        """NativeAuthenticator admits whoever signs up under an instructor's name first; here only who knows the secret."""
-
-        def create_user(self, username, password, **more):
-            if self.normalize_username(username) in self.admin_users:
-                if not secret or not hmac.compare_digest(password.encode(), secret.encode()):
-                    return None
-            return super().create_user(username, password, **more)
-
-    c.JupyterHub.authenticator_class = CourseAuthenticator
-    c.Authenticator.allow_all = True  # of those who were admitted: authenticate() asks for that first
-    c.NativeAuthenticator.minimum_password_length = 10
-    c.NativeAuthenticator.check_common_password = True
-    c.NativeAuthenticator.allowed_failed_logins = 5
-    c.NativeAuthenticator.seconds_before_next_try = 300
+    if admins:
+        needed("ADMIN_PASSWORD_FILE", "name the file with the password that an instructor signs up with")
+    load_subconfig("native.py", str(pathlib.Path(__file__).resolve().parent))  # noqa: F821 (traitlets puts it here)
 
 
 INSTRUCTOR_ROLES = ("#Instructor", "#Administrator")  # the ends of LTI's names of roles
@@ -186,7 +160,7 @@ def docker():
     assets = setting("ASSETS", "ftlab-assets")
 
     def host_config(spawner):
-        """What Docker is asked for beside memory and CPUs. A student keeps one GPU: the hub's number of the student says which."""
+        """What Docker is asked for beside memory and CPUs. Of several GPUs a student keeps one, by the hub's number for him."""
         config = {
             "shm_size": shared_memory,
             "pids_limit": number("PROCESSES", 512, int),
