@@ -10,8 +10,8 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docker" / "jupyterhub"
 
+HOME = "/home/jovyan"  # the image's
 needs_hub = pytest.mark.hub
-ADMIN = {"ADMINS": "teacher"}
 
 
 @pytest.fixture
@@ -67,12 +67,12 @@ def test_docker_is_asked_for_limits_a_gpu_and_separate_homes(read_config, settin
     devices = [one["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] for one in (student, neighbour, instructor)]
     assert devices == [["GPU-a"], ["GPU-b"], ["GPU-a"]]
     # A home each; the shared folder can be written by the instructor alone; Docker's socket is nowhere.
-    assert sorted(host["Binds"]) == ["ftlab-assets:/srv/course:ro", "ftlab-home-ada:/home/jovyan:rw"]
+    assert sorted(host["Binds"]) == ["ftlab-assets:/srv/course:ro", f"ftlab-home-ada:{HOME}:rw"]
     assert "ftlab-assets:/srv/course:rw" in instructor["HostConfig"]["Binds"]
     homes = [bind for one in found.values() for bind in one["HostConfig"]["Binds"] if "home" in bind.split(":")[0]]
     assert len(set(homes)) == len(found)
     # A name that is no plain word cannot name another's volume, or a folder of the machine.
-    assert all(re.fullmatch(r"ftlab-home-[a-z0-9-]+:/home/jovyan:rw", home) for home in homes)
+    assert all(re.fullmatch(rf"ftlab-home-[a-z0-9-]+:{HOME}:rw", home) for home in homes)
 
 
 @needs_hub

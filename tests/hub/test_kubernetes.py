@@ -29,7 +29,7 @@ def values():
 def schema():
     """The chart's schema, for values that are laid over the chart's own: what has a default there may be left out."""
     if not SCHEMA.exists():
-        pytest.skip(f"no {SCHEMA.name}: name its folder with FTLAB_SHARED_DATA (it is jupyterhub/values.schema.yaml of the chart)")
+        pytest.skip(f"no {SCHEMA.name} (the chart's values.schema.yaml): name its folder with FTLAB_SHARED_DATA")
     return without_required(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
 
 
@@ -96,15 +96,22 @@ def test_the_courses_link_can_be_read(values):
 
 @pytest.mark.hub
 @pytest.mark.full
-def test_profiles_set_what_kubespawner_has(values):
-    """kubespawner_override is free text to the schema: KubeSpawner's own class is asked."""
+def test_what_is_free_text_to_the_schema_is_known_to_the_classes(values):
+    """hub.config and kubespawner_override: the real classes are asked."""
     import subprocess
 
     from hub.harness import PYTHON
 
-    code = "import json, kubespawner; print(json.dumps(sorted(kubespawner.KubeSpawner.class_traits(config=True))))"
+    code = """
+import json, kubespawner, nativeauthenticator
+from jupyterhub import app, auth
+classes = [kubespawner.KubeSpawner, app.JupyterHub, auth.Authenticator, nativeauthenticator.NativeAuthenticator]
+print(json.dumps({one.__name__: sorted(one.class_traits(config=True)) for one in classes}))
+"""
     done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-1000:]
-    traits = set(json.loads(done.stdout))
+    traits = json.loads(done.stdout)
     for profile in values["singleuser"]["profileList"]:
-        assert set(profile.get("kubespawner_override", {})) <= traits
+        assert set(profile.get("kubespawner_override", {})) <= set(traits["KubeSpawner"])
+    for name, settings in values["hub"]["config"].items():
+        assert set(settings) <= set(traits[name])
