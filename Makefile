@@ -18,12 +18,13 @@ TORCH = torch==2.13.0
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 ENV = $(VENV)/.ftlab-env
+HUB = build/hub
 CHROMIUM = { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 
-.DEFAULT_GOAL = help
 COLAB = $(COLAB_VENV)/.ftlab-env
 
-.PHONY: help env lab test test-all test-browser browser test-colab test-gpu build check-build lint clean
+.DEFAULT_GOAL = help
+.PHONY: help env lab test test-all test-browser browser test-colab test-gpu test-hub npm build check-build lint clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -78,6 +79,28 @@ $(COLAB): tests/colab/requirements.txt
 
 test-colab: $(ENV) $(COLAB)  ## Run labs in an environment of Colab's versions, from the cell that sets them up
 	FTLAB_COLAB_ENV=$(COLAB_VENV) FTLAB_FAST=0 $(PY) -m pytest tests/colab $(ARGS)
+
+test-hub: $(ENV) $(HUB)/.made  ## Let a class of ten work at a real JupyterHub
+	FTLAB_FAST=0 FTLAB_NEED_HUB=1 $(PY) -m pytest tests/hub $(ARGS)
+
+# Beside the labs' environment, which stays as it is: the hub with what its tests need, and its proxy from npm.
+$(HUB)/.made: docker/jupyterhub/requirements.txt docker/jupyterhub/package-lock.json tests/hub/requirements.txt constraints.txt
+	@$(MAKE) --no-print-directory npm
+	$(PYTHON) -m venv $(HUB)/venv
+	$(HUB)/venv/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt \
+		--requirement docker/jupyterhub/requirements.txt --requirement tests/hub/requirements.txt
+	cp docker/jupyterhub/package.json docker/jupyterhub/package-lock.json $(HUB)
+	cd $(HUB) && npm ci --no-audit --no-fund
+	@touch $@
+
+npm:
+	@for tool in npm git; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -z "$$missing" ]; then :; \
+	elif ! command -v apt-get >/dev/null; then \
+		echo "Not found:$$missing (and for npm Node.js 18 or later). Install it, then run make test-hub again." >&2; exit 1; \
+	elif [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -q -y --no-install-recommends$$missing; \
+	elif sudo -n true 2>/dev/null; then sudo apt-get update -q && sudo apt-get install -q -y --no-install-recommends$$missing; \
+	else echo "Not found:$$missing. Run 'sudo apt-get install$$missing', then make test-hub again." >&2; exit 1; fi
 
 build: $(ENV)  ## Build solutions and labs from their sources, executed
 	$(VENV)/bin/ftlab build --execute $(ARGS)

@@ -117,7 +117,7 @@ def test_continuous_integration_runs_the_tests():
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("target", ["env", "lab", "test", "test-all", "test-browser"])
+@pytest.mark.parametrize("target", ["env", "lab", "test", "test-all", "test-browser", "test-hub"])
 def test_make_targets_exist(target):
     done = subprocess.run(
         ["make", "--dry-run", target, "VENV=build/none"], cwd=ROOT, capture_output=True, text=True, check=False
