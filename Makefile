@@ -4,11 +4,16 @@
 # Settings: PYTHON=python3.12 (3.11 or later), VENV=.venv, ARGS="..." (for the command that runs),
 # TORCH_INDEX=URL of a package index with CPU builds of torch, such as PyTorch's own: on Linux it saves the several GB
 # of CUDA packages that PyPI's build brings (on a machine without a GPU they serve nothing).
+# For test-image: BASE_IMAGE=NAME of a registry's image (default: Debian's slim one, else one that debootstrap makes),
+# SUITE=bookworm and MIRROR=URL of Debian's packages for the latter. It needs root; all it writes is below build/image.
 
 SHELL = /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
+BASE_IMAGE ?=
+SUITE ?=
+MIRROR ?=
 ARGS ?=
 
 TORCH = torch==2.13.0
@@ -18,7 +23,7 @@ ENV = $(VENV)/.ftlab-env
 CHROMIUM = { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 
 .DEFAULT_GOAL = help
-.PHONY: help env lab test test-all test-browser browser build check-build lint clean
+.PHONY: help env lab test test-all test-browser test-image browser buildah build check-build lint clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -46,6 +51,19 @@ test-all: $(ENV)  ## Run all tests in full
 
 test-browser: $(ENV) browser  ## Drive the labs in a real JupyterLab with Chromium
 	FTLAB_FAST=1 FTLAB_NEED_BROWSER=1 $(PY) -m pytest tests/browser $(ARGS)
+
+test-image: $(ENV) buildah  ## Build the container image, and run labs, tests and a server in it
+	FTLAB_FAST=0 FTLAB_NEED_IMAGE=1 FTLAB_IMAGE_BASE='$(BASE_IMAGE)' FTLAB_IMAGE_SUITE='$(SUITE)' \
+		FTLAB_IMAGE_MIRROR='$(MIRROR)' TORCH_INDEX='$(TORCH_INDEX)' $(PY) -m pytest tests/docker -s $(ARGS)
+
+buildah:
+	@if command -v buildah >/dev/null && command -v debootstrap >/dev/null; then :; \
+	elif ! command -v apt-get >/dev/null; then \
+		echo "Install buildah and debootstrap, then run make test-image again." >&2; exit 1; \
+	elif [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -q -y --no-install-recommends buildah debootstrap; \
+	elif sudo -n true 2>/dev/null; then \
+		sudo apt-get update -q && sudo apt-get install -q -y --no-install-recommends buildah debootstrap; \
+	else echo "Run 'sudo apt-get install buildah debootstrap', then make test-image again." >&2; exit 1; fi
 
 browser: $(ENV)
 	@if $(CHROMIUM) >/dev/null; then :; \
