@@ -210,7 +210,7 @@ def test_the_server_of_a_student_whose_home_is_mounted(image, home):
 def test_a_home_of_someone_else_is_one_line(image, home):
     os.chmod(home, 0o755)
     done = image.run("lab", user="4321:4321", mounts={home: "/home/jovyan"})
-    assert done.returncode == 2 and done.stderr.startswith(f"ftlab: /home/jovyan cannot be written to by user 4321")
+    assert done.returncode == 2 and done.stderr.startswith("ftlab: /home/jovyan cannot be written to by user 4321")
     assert f"set the container's user to its owner, {HUB_USER}" in done.stderr
 
 
