@@ -55,8 +55,9 @@ class Buildah:
             raise Failed("building with buildah needs root here: sudo make test-image")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.driver = driver or ("overlay" if _overlay_works(self.folder) else "vfs")
-        storage = self.folder / self.driver
-        self._command = ["buildah", f"--storage-driver={self.driver}", "--root", str(storage), "--runroot", f"{storage}-run"]
+        self._storage = self.folder / self.driver
+        self._command = ["buildah", f"--storage-driver={self.driver}", "--root", str(self._storage),
+                         "--runroot", f"{self._storage}-run"]  # fmt: skip
 
     def command(self, *arguments):
         """The command line of buildah with `arguments`."""
@@ -88,6 +89,10 @@ class Buildah:
         finally:
             self.run("rm", name)
         return int(counted.stdout.split()[0])
+
+    def release(self):
+        """Undo the mount of itself that the overlay driver leaves behind: the folder could not be removed with it."""
+        subprocess.run(["umount", str(self._storage / "overlay")], capture_output=True)
 
 
 def _overlay_works(folder):
@@ -252,12 +257,16 @@ def main():
     parser.add_argument("--driver", help="buildah's storage: overlay or vfs (default: overlay where that works)")
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", help="for the Dockerfile")
     options = parser.parse_args()
+    buildah = None
     try:
         buildah = Buildah(options.folder, options.driver)
         done = build(buildah, options.tag, options.target, options.base, options.suite, options.mirror, options.build_arg)
     except Failed as problem:
         print(f"ftlab: {problem}", file=sys.stderr)
         return 2
+    finally:
+        if buildah:
+            buildah.release()
     print(f"{options.tag}: {done['bytes'] / 1e6:,.0f} MB in {done['seconds']} s, on {done['base']}")
     return 0
 

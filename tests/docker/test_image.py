@@ -26,7 +26,6 @@ HUB_USER = 12345  # a number that the image does not know
 SMOKE = ("tests/test_cli.py", "tests/test_doctor.py", "tests/test_profile.py", "tests/course/test_workfolder.py",
          "tests/world/test_grammar.py", "tests/measure/test_score.py", "tests/train/test_schedule.py",
          "tests/tune/test_lora.py")  # fmt: skip
-BARE = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "FTLAB_FAST": "1"}
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(7200)]
 
@@ -51,12 +50,16 @@ class Image:
         """The command line that runs `arguments` in the container; mounts: {folder here: path there}."""
         options = ["--isolation=chroot", *(["--user", user] if user else [])]
         options += [f"--volume={here}:{there}" for here, there in (mounts or {}).items()]
-        named = [f"{name}={value}" for name, value in {"FTLAB_FAST": "1", "OMP_NUM_THREADS": "1", **environment}.items()]
+        # The first process of a container is not number 1 here: tini wants to be told.
+        environment = {"FTLAB_FAST": "1", "OMP_NUM_THREADS": "1", "TINI_SUBREAPER": "1", **environment}
+        named = [f"{name}={value}" for name, value in environment.items()]
         entry = self.config["Entrypoint"] if entry else []
         return self.buildah.command("run", *options, self.container, "--", "env", *named, *entry, *arguments)
 
     def run(self, *arguments, **options):
-        return subprocess.run(self.command(arguments, **options), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(self.command(arguments, **options), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done.stderr = re.sub(r"(?m)^(subprocess exited with|Error: exit) status \d+\n", "", done.stderr)  # buildah's own words
+        return done
 
     def files(self, pattern):
         return [str(path.relative_to(self.root)) for path in self.root.glob(pattern)]
@@ -71,7 +74,8 @@ def builder():
         if os.environ.get("FTLAB_NEED_IMAGE") == "1":
             raise
         pytest.skip(f"{problem} (or make test-image)")
-    return module
+    yield module
+    module.buildah.release()
 
 
 def _built(builder, target, arguments=()):
@@ -162,7 +166,7 @@ def started(image, *arguments, **options):
     finally:
         for child in _below(process.pid):
             with contextlib.suppress(ProcessLookupError):
-                if b"jupyter" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes():
+                if pathlib.Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"tini\0"):
                     os.kill(child, signal.SIGTERM)
         process.wait(60)
         log.close()
