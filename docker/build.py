@@ -177,6 +177,21 @@ def pip_settings():
     return found
 
 
+def machine_mirror(suite, folder="/etc/apt"):
+    """Where this machine's apt gets Debian's `suite` from; Debian's own address when it is another system."""
+    folder = pathlib.Path(folder)
+    for path in (folder / "sources.list", *sorted((folder / "sources.list.d").glob("*.list"))):
+        if path.exists():
+            for match in re.finditer(rf"(?m)^deb\s+(?:\[[^]]*\]\s*)?(\S+)\s+{suite}\s", path.read_text()):
+                return match[1].rstrip("/")
+    for path in sorted((folder / "sources.list.d").glob("*.sources")):
+        for stanza in re.split(r"\n\s*\n", path.read_text()):
+            fields = dict(line.split(":", 1) for line in stanza.splitlines() if ":" in line and not line.startswith("#"))
+            if suite in fields.get("Suites", "").split():
+                return fields["URIs"].split()[0].rstrip("/")
+    return MIRROR
+
+
 @contextlib.contextmanager
 def secrets(folder, suite, mirror):
     """Yield buildah's arguments that let the build fetch packages as this machine does.
@@ -233,8 +248,9 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 # ---- the image
 
 
-def build(buildah, tag, target="course", base=None, suite=SUITE, mirror=MIRROR, arguments=(), say=print):
+def build(buildah, tag, target="course", base=None, suite=SUITE, mirror=None, arguments=(), say=print):
     """Build `target` as image `tag`; arguments: NAME=VALUE for the Dockerfile. Returns dict(base, seconds, bytes)."""
+    mirror = mirror or machine_mirror(suite)
     base = base_image(buildah, base, suite, mirror, say)
     begun = time.monotonic()
     say(f"building {target} on {base}")
@@ -252,7 +268,7 @@ def main():
     parser.add_argument("--target", default="course", help="course (default) or student")
     parser.add_argument("--base", help="base image (default: Debian's of the registry, else one made by debootstrap)")
     parser.add_argument("--suite", default=SUITE, help=f"Debian's release for the base (default: {SUITE})")
-    parser.add_argument("--mirror", default=MIRROR, help=f"Debian's packages (default: {MIRROR})")
+    parser.add_argument("--mirror", help=f"Debian's packages (default: where this machine has them from, else {MIRROR})")
     parser.add_argument("--folder", default=FOLDER, help="for everything that is written (default: build/image)")
     parser.add_argument("--driver", help="buildah's storage: overlay or vfs (default: overlay where that works)")
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", help="for the Dockerfile")

@@ -83,7 +83,7 @@ def _built(builder, target, arguments=()):
     tag, say = f"localhost/ftlab-test-{target}", lambda text: print(f"\n{text}", flush=True)
     base, index = os.environ.get("FTLAB_IMAGE_BASE"), os.environ.get("TORCH_INDEX")
     arguments = [*arguments, *([f"TORCH_INDEX={index}"] if index else [])]
-    mirror = os.environ.get("FTLAB_IMAGE_MIRROR") or builder.MIRROR
+    mirror = os.environ.get("FTLAB_IMAGE_MIRROR")
     suite = os.environ.get("FTLAB_IMAGE_SUITE") or builder.SUITE
     done = builder.build(builder.buildah, tag, target, base, suite, mirror, arguments, say)
     say(f"{target}: {done['bytes'] / 1e6:,.0f} MB unpacked, built in {done['seconds']} s on {done['base']}")

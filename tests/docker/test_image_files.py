@@ -346,6 +346,23 @@ def test_the_build_fetches_as_this_machine_does_and_by_secrets_only(builder, tmp
     assert not pathlib.Path(given["pip"]).exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("sources.list", "# deb http://no.example.org x\ndeb [arch=amd64] http://a.example.org/debian/ bookworm main\n", "a"),
+        ("sources.list.d/debian.sources",
+         "Types: deb\n# an old one\nURIs: http://b.example.org/debian\nSuites: bookworm bookworm-updates\n\n"
+         "Types: deb\nURIs: http://c.example.org/debian\nSuites: trixie\n", "b"),
+        ("sources.list.d/other.list", "deb http://d.example.org/ubuntu noble main\n", None),
+    ],
+)  # fmt: skip
+def test_debians_packages_come_from_where_the_machine_has_them(builder, tmp_path, name, text, expected):
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / name).write_text(text)
+    found = builder.machine_mirror("bookworm", tmp_path)
+    assert found == (f"http://{expected}.example.org/debian" if expected else builder.MIRROR)
+
+
 def test_the_base_keeps_nothing_of_this_machine(builder, tmp_path):
     for name in ("etc/dpkg/dpkg.cfg.d", "etc/apt", "var/lib/apt/lists/partial", "usr/share/doc/bash", "var/log"):
         (tmp_path / name).mkdir(parents=True)
