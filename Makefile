@@ -4,11 +4,16 @@
 # Settings: PYTHON=python3.12 (3.11 or later), VENV=.venv, ARGS="..." (for the command that runs),
 # TORCH_INDEX=URL of a package index with CPU builds of torch, such as PyTorch's own: on Linux it saves the several GB
 # of CUDA packages that PyPI's build brings (on a machine without a GPU they serve nothing).
+# For test-image: BASE_IMAGE=NAME of a registry's image (default: Debian's slim one, else one that debootstrap makes),
+# SUITE=bookworm and MIRROR=URL of Debian's packages for the latter. It needs root; all it writes is below build/image.
 
 SHELL = /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
+BASE_IMAGE ?=
+SUITE ?=
+MIRROR ?=
 ARGS ?=
 # Colab's versions, for make test-colab. Where a CPU build of Colab's torch is not to be had: COLAB_TORCH=torch==2.13.0.
 COLAB_VENV ?= .venv-colab
@@ -19,12 +24,11 @@ PY = $(VENV)/bin/python
 PIP = $(PY) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 ENV = $(VENV)/.ftlab-env
 HUB = build/hub
+COLAB = $(COLAB_VENV)/.ftlab-env
 CHROMIUM = { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 
-COLAB = $(COLAB_VENV)/.ftlab-env
-
 .DEFAULT_GOAL = help
-.PHONY: help env lab test test-all test-browser browser test-colab test-gpu test-hub npm build check-build lint clean
+.PHONY: help env lab test test-all test-browser browser test-colab test-gpu test-hub npm test-image buildah build check-build lint clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -57,6 +61,19 @@ test-gpu: $(ENV)  ## Run all solutions on a pretrained model on the GPU; where t
 	@if $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 		FTLAB_PROFILE=gpu $(PY) -m pytest -p no:cacheprovider --nbval-lax --durations=0 solutions/ $(ARGS); \
 	else echo "Skipped: torch sees no GPU here, so nothing was run ($(VENV)/bin/ftlab doctor says why)."; fi
+
+test-image: $(ENV) buildah  ## Build the container image, and run labs, tests and a server in it
+	FTLAB_FAST=0 FTLAB_NEED_IMAGE=1 FTLAB_IMAGE_BASE='$(BASE_IMAGE)' FTLAB_IMAGE_SUITE='$(SUITE)' \
+		FTLAB_IMAGE_MIRROR='$(MIRROR)' TORCH_INDEX='$(TORCH_INDEX)' $(PY) -m pytest tests/docker -s $(ARGS)
+
+buildah:
+	@if command -v buildah >/dev/null && command -v debootstrap >/dev/null; then :; \
+	elif ! command -v apt-get >/dev/null; then \
+		echo "Install buildah and debootstrap, then run make test-image again." >&2; exit 1; \
+	elif [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -q -y --no-install-recommends buildah debootstrap; \
+	elif sudo -n true 2>/dev/null; then \
+		sudo apt-get update -q && sudo apt-get install -q -y --no-install-recommends buildah debootstrap; \
+	else echo "Run 'sudo apt-get install buildah debootstrap', then make test-image again." >&2; exit 1; fi
 
 browser: $(ENV)
 	@if $(CHROMIUM) >/dev/null; then :; \

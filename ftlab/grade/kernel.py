@@ -185,10 +185,11 @@ class Walls:
                 return mode
             self._problems[mode] = problem
         tried = "; ".join(f"{mode}: {problem}" for mode, problem in self._problems.items())
-        raise UsageError(
-            f"no sandbox works here ({tried}); install bubblewrap 0.8 or later (apt-get install bubblewrap), or docker or "
-            "podman, or, if you trust every submission, choose --unsafe"
-        )
+        remedy = "install bubblewrap 0.8 or later (apt-get install bubblewrap), or docker or podman"
+        if namespaces.supported() and self._bubblewrap() is None:  # it is there and may not do its work
+            remedy = ("let this user make namespaces (in a container: docker run --security-opt seccomp=unconfined "
+                      "--security-opt apparmor=unconfined --security-opt systempaths=unconfined)")  # fmt: skip
+        raise UsageError(f"no sandbox works here ({tried}); {remedy}, or, if you trust every submission, choose --unsafe")
 
     def _bubblewrap(self):
         """None when bwrap can be asked for more, or why not."""

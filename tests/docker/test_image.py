@@ -1,0 +1,277 @@
+"""The image, built for real with buildah and used as students, hubs and graders do: `make test-image`.
+
+The container's processes run in a chroot, with this machine's network and process numbers: what a runtime adds (limits,
+seccomp, a network of its own) is not tested here.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "image"
+HUB_USER = 12345  # a number that the image does not know
+SMOKE = ("tests/test_cli.py", "tests/test_doctor.py", "tests/test_profile.py", "tests/course/test_workfolder.py",
+         "tests/world/test_grammar.py", "tests/measure/test_score.py", "tests/train/test_schedule.py",
+         "tests/tune/test_lora.py")  # fmt: skip
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(7200)]
+
+
+def _builder():
+    spec = importlib.util.spec_from_file_location("ftlab_image_build", ROOT / "docker" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Image:
+    """An image and one container of it; `run` runs what a container runtime would: the entry point with arguments."""
+
+    def __init__(self, buildah, name):
+        self.buildah, self.name = buildah, name
+        self.config = buildah.config(name)
+        self.container = buildah.run("from", "--pull-never", name)
+        self.root = pathlib.Path(buildah.run("mount", self.container))
+
+    def command(self, arguments, user=None, mounts=None, entry=True, **environment):
+        """The command line that runs `arguments` in the container; mounts: {folder here: path there}."""
+        options = ["--isolation=chroot", *(["--user", user] if user else [])]
+        options += [f"--volume={here}:{there}" for here, there in (mounts or {}).items()]
+        # The first process of a container is not number 1 here: tini wants to be told.
+        environment = {"FTLAB_FAST": "1", "OMP_NUM_THREADS": "1", "TINI_SUBREAPER": "1", **environment}
+        named = [f"{name}={value}" for name, value in environment.items()]
+        entry = self.config["Entrypoint"] if entry else []
+        return self.buildah.command("run", *options, self.container, "--", "env", *named, *entry, *arguments)
+
+    def run(self, *arguments, **options):
+        done = subprocess.run(self.command(arguments, **options), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done.stderr = re.sub(r"(?m)^(subprocess exited with|Error: exit) status \d+\n", "", done.stderr)  # buildah's own words
+        return done
+
+    def files(self, pattern):
+        return [str(path.relative_to(self.root)) for path in self.root.glob(pattern)]
+
+
+@pytest.fixture(scope="module")
+def builder():
+    module = _builder()
+    try:
+        module.buildah = module.Buildah(os.environ.get("FTLAB_IMAGE_FOLDER", BUILD))
+    except module.Failed as problem:
+        if os.environ.get("FTLAB_NEED_IMAGE") == "1":
+            raise
+        pytest.skip(f"{problem} (or make test-image)")
+    yield module
+    module.buildah.release()
+
+
+def _built(builder, target, arguments=()):
+    """Build `target` with what the machine's settings say; an Image that is gone afterwards. Its layers are kept."""
+    tag, say = f"localhost/ftlab-test-{target}", lambda text: print(f"\n{text}", flush=True)
+    base, index = os.environ.get("FTLAB_IMAGE_BASE"), os.environ.get("TORCH_INDEX")
+    arguments = [*arguments, *([f"TORCH_INDEX={index}"] if index else [])]
+    mirror = os.environ.get("FTLAB_IMAGE_MIRROR")
+    suite = os.environ.get("FTLAB_IMAGE_SUITE") or builder.SUITE
+    done = builder.build(builder.buildah, tag, target, base, suite, mirror, arguments, say)
+    say(f"{target}: {done['bytes'] / 1e6:,.0f} MB unpacked, built in {done['seconds']} s on {done['base']}")
+    return Image(builder.buildah, tag)
+
+
+@pytest.fixture(scope="module")
+def image(builder):
+    made = _built(builder, "course")
+    yield made
+    builder.buildah.run("rm", made.container)
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A folder that a student has worked in before, in a volume of the user HUB_USER."""
+    folder = pathlib.Path(tmp_path, "home")
+    work = folder / "ftlab-work"
+    work.mkdir(parents=True)
+    (work / "01_autoregression.ipynb").write_text("a student's work")
+    for path in (folder, work, *work.iterdir()):
+        os.chown(path, HUB_USER, 0)
+    return folder
+
+
+# ---- what it holds
+
+
+def test_the_image_says_how_it_is_used(image):
+    config = image.config
+    assert config["Entrypoint"][0] == "tini" and config["Cmd"] == ["lab"] and config["User"] == "1000"
+    assert config["Healthcheck"]["Test"][0] == "CMD" and config["WorkingDir"] == "/home/jovyan"
+    assert "8888/tcp" in config["ExposedPorts"]
+
+
+def test_nothing_of_the_build_is_left(builder, image):
+    told = json.dumps(json.loads(builder.buildah.run("inspect", "--type", "image", image.name)))
+    settings = builder.pip_settings()
+    places = {word for name in builder.PLACES for word in settings.get(name, "").split()} - {"https://pypi.org/simple"}
+    assert [place for place in {*places, "http://127.0.0.1"} if place in told] == []
+    assert image.files("run/secrets/*") == image.files("root/.cache/*") == image.files("root/.config/*") == []
+    assert image.files("var/lib/apt/lists/*") == image.files("tmp/*") == []
+    assert (image.root / "etc/resolv.conf").read_text() == ""
+    assert image.files("etc/pip.conf") == image.files("etc/xdg/pip/*") == []
+
+
+def test_the_students_user_owns_a_home_and_nothing_of_the_course(image):
+    done = image.run("sh", "-c", "id -u; whoami; pwd; echo $HOME; touch $HOME/x; touch /opt/ftlab/x /opt/venv/x; true")
+    assert done.stdout.split() == ["1000", "jovyan", "/home/jovyan", "/home/jovyan"], done.stderr
+    assert done.stderr.count("Permission denied") == 2
+    assert set(image.files("opt/ftlab/*")) >= {"opt/ftlab/ftlab", "opt/ftlab/labs", "opt/ftlab/solutions"}
+
+
+@pytest.mark.parametrize(("user", "environment"), [(f"{HUB_USER}:0", {}), ("0", {"NB_UID": str(HUB_USER), "NB_GID": "100"})])
+def test_a_hub_sets_the_user(image, user, environment):
+    code = "import os, getpass, torch; print(os.getuid(), getpass.getuser(), torch.ones(2).sum().item())"
+    done = image.run("python", "-c", code, user=user, **environment)
+    assert done.stdout.split() == [str(HUB_USER), "jovyan", "2.0"], done.stderr
+
+
+def test_versions_are_the_locks(image):
+    lines = image.run("pip", "list", "--format=freeze").stdout.splitlines()
+    found = dict(line.split("==") for line in lines if "==" in line)
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    other = {name: version for name, version in found.items() if pins.get(name, version) != version.split("+")[0]}
+    assert other == {} and {"torch", "jupyterlab", "jupyterhub", "nbgitpuller", "peft", "trl", "ftlab"} <= set(found)
+
+
+# ---- a student, a hub
+
+
+@contextlib.contextmanager
+def started(image, *arguments, **options):
+    """A server in the container; yields its process. At the end it is asked to stop, as `docker stop` does."""
+    log = open(BUILD / "server.log", "w+")
+    process = subprocess.Popen(image.command(arguments, **options), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    process.log = lambda: pathlib.Path(log.name).read_text()
+    try:
+        yield process
+    finally:
+        for child in _below(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                if pathlib.Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"tini\0"):
+                    os.kill(child, signal.SIGTERM)
+        process.wait(60)
+        log.close()
+
+
+def _below(pid):
+    children = [int(word) for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
+    return [pid for child in children for pid in (*_below(child), child)]
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def page(address):
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=20) as answer:
+        return answer.read().decode()
+
+
+def test_the_server_of_a_student_whose_home_is_mounted(image, home):
+    port = free_port()
+    where = {"user": f"{HUB_USER}:0", "mounts": {home: "/home/jovyan"}}
+    healthy = image.config["Healthcheck"]["Test"][1:]
+    assert image.run(*healthy, entry=False, **where).returncode == 1
+    with started(image, "lab", f"--port={port}", JUPYTER_TOKEN="a-word", **where) as server:
+        until = time.monotonic() + 300
+        while image.run(*healthy, entry=False, **where).returncode:
+            assert server.poll() is None and time.monotonic() < until, server.log()
+            time.sleep(1)
+        assert "<form" in page(f"http://127.0.0.1:{port}/login")
+        listed = json.loads(page(f"http://127.0.0.1:{port}/api/contents?token=a-word"))
+        with pytest.raises(urllib.error.HTTPError):
+            page(f"http://127.0.0.1:{port}/api/contents")
+    names = {entry["name"] for entry in listed["content"]}
+    assert names >= {path.name for path in (ROOT / "labs").glob("*.ipynb")}
+    work = home / "ftlab-work"
+    assert (work / "01_autoregression.ipynb").read_text() == "a student's work"
+    assert (work / "02_transformer.ipynb").read_bytes() == (ROOT / "labs/02_transformer.ipynb").read_bytes()
+    assert (work / "02_transformer.ipynb").stat().st_uid == HUB_USER
+    assert image.run(*healthy, entry=False, **where).returncode == 1, "a stopped server is not healthy"
+
+
+def test_a_home_of_someone_else_is_one_line(image, home):
+    os.chmod(home, 0o755)
+    done = image.run("lab", user="4321:4321", mounts={home: "/home/jovyan"})
+    assert done.returncode == 2 and done.stderr.startswith("ftlab: /home/jovyan cannot be written to by user 4321")
+    assert f"set the container's user to its owner, {HUB_USER}" in done.stderr
+
+
+def test_the_hubs_server_is_there(image):
+    done = image.run("jupyterhub-singleuser", "--version")
+    assert re.fullmatch(r"\d+\.\d+.*", done.stdout.strip().splitlines()[-1]), done.stderr
+
+
+# ---- an instructor
+
+
+def test_lab_01_runs_in_the_image(image):
+    done = image.run("test", "01")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert re.search(r"\d+ passed", done.stdout)
+
+
+def test_the_smoke_set_passes_in_the_image(image):
+    mounts = {ROOT / "tests": "/opt/ftlab/tests"}
+    command = ["sh", "-c", f"cd /opt/ftlab && exec python -m pytest -p no:cacheprovider {' '.join(SMOKE)}"]
+    done = image.run(*command, mounts=mounts)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+def test_two_submissions_are_graded_or_one_line_says_why_not(image, tmp_path):
+    lab = "09_shootout"
+    for student, folder in (("ada", "solutions"), ("ben", "labs")):
+        (tmp_path / "in" / student).mkdir(parents=True)
+        shutil.copy(ROOT / folder / f"{lab}.ipynb", tmp_path / "in" / student)
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        os.chown(path, 1000, 0)
+    for parent in tmp_path.parents[:2]:
+        os.chmod(parent, 0o755)
+    done = image.run("grade", "/class/in", "--out", "/class/out", mounts={tmp_path: "/class"})
+    if done.returncode:
+        assert done.returncode == 2 and done.stderr.startswith("ftlab: no sandbox works here"), done.stderr
+        assert done.stderr.count("\n") == 1 and "in a container" in done.stderr
+        done = image.run("grade", "/class/in", "--out", "/class/out", "--unsafe", mounts={tmp_path: "/class"})
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(",") for line in (tmp_path / "out/gradebook.csv").read_text().splitlines()]
+    points = {row[0]: float(row[-1]) for row in rows[1:]}
+    assert points["ada"] > 0 and points["ben"] == 0
+
+
+# ---- what students may have
+
+
+def test_the_students_image_holds_labs_and_no_solutions(builder):
+    made = _built(builder, "student", ["LABS=01,04"])
+    try:
+        assert made.files("opt/ftlab/solutions/*") == made.files("opt/ftlab/ftlab/grade/*") == []
+        assert [name for name in made.files("opt/ftlab/labs/*")] == [
+            f"opt/ftlab/labs/{name}" for name in sorted(("01_autoregression.ipynb", "04_instruction_tuning.ipynb"))
+        ]
+        copied = made.run("sh", "-c", "ftlab lab --copy-only && ls ftlab-work")
+        assert copied.stdout.split()[-2:] == ["01_autoregression.ipynb", "04_instruction_tuning.ipynb"], copied.stderr
+        tested = made.run("test")
+        assert tested.returncode == 2 and "holds no solutions" in tested.stderr
+    finally:
+        builder.buildah.run("rm", made.container)
