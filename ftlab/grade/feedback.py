@@ -113,7 +113,8 @@ def _section(row, exercise, override):
         said = f"{mistake}\n{said}"
     if said:
         parts.append(f'<p class="said">{text(said)}</p>')
-    if visible and row["status"] != "full" and visible not in said:
+    judged = row["status"] != "full" and row["visible"]["status"] != "not_run"  # why it was not run is the grader's own word
+    if visible and judged and visible not in said:
         parts.append(f'<p class="said"><span class="faint">The check in the notebook said:</span>\n{text(visible)}</p>')
     if exercise and (hint := hint_for(exercise, row)):
         parts.append(f'<p class="note"><b>Hint.</b> {text(hint)}</p>')

@@ -9,11 +9,12 @@ import ctypes
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG = 36, 1
 PATIENCE = 3.0
 
 
@@ -32,8 +33,10 @@ def left():
 
 
 def main(file, *command):
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    status = subprocess.Popen(command).wait()
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # Where a test is broken off, the command does not go on alone.
+    status = subprocess.Popen(command, preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)).wait()
     pathlib.Path(file).write_text(json.dumps(left()))
     return status if status >= 0 else 128 - status
 

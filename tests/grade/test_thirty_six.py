@@ -139,6 +139,7 @@ def test_no_page_runs_what_a_student_wrote(graded):
     assert len(pages) == len(graded.lines) + 1
     for page, html in pages.items():
         assert "<script" not in html.lower() and "default-src 'none'" in html, page
+        assert "not run: the kernel was gone" not in html, page  # the grader's word, not the student's
     assert "&lt;script&gt;alert(2)" in pages[graded.place.out / graded.lines["30-script"]["feedback"]]
 
 
