@@ -110,7 +110,7 @@ i=0; while [ $i -lt "$count" ]; do
     while :; do  # the outermost folder on the way that others may not pass
         barred=; folder=$(dirname "$path")
         while [ "$folder" != / ]; do
-            case $(stat -c %A "$folder") in *x|*t) ;; *) barred=$folder ;; esac
+            if [ -d "$folder" ]; then case $(stat -c %A "$folder") in *x|*t) ;; *) barred=$folder ;; esac; fi
             folder=$(dirname "$folder")
         done
         [ -n "$barred" ] || break

@@ -137,6 +137,18 @@ def test_the_readme_lists_every_setting():
     assert listed - used - {"LISTEN"} == set(), "in README.md, but not used"  # LISTEN is compose.yml's
 
 
+@pytest.mark.parametrize("page", ["docs/administrator.md", "docker/jupyterhub/README.md", "docker/kubernetes/README.md"])
+def test_the_pages_name_settings_files_and_targets_that_exist(page):
+    path = ROOT / page
+    text = path.read_text(encoding="utf-8")
+    listed = set(re.findall(r"`FTLAB_HUB_([A-Z_]+)`", (FOLDER / "README.md").read_text(encoding="utf-8")))
+    assert set(re.findall(r"FTLAB_HUB_([A-Z_]+)", text)) <= listed
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert link.startswith("https://") or (path.parent / link).exists(), link
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert all(f"\n{target}:" in makefile for target in re.findall(r"`make ([a-z-]+)`", text))
+
+
 def test_compose_names_what_the_configuration_reads():
     compose = yaml.safe_load((FOLDER / "compose.yml").read_text(encoding="utf-8"))
     hub, proxy = compose["services"]["hub"], compose["services"]["proxy"]
