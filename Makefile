@@ -25,6 +25,7 @@ PIP = $(PY) -m pip install --disable-pip-version-check --quiet --constraint cons
 ENV = $(VENV)/.ftlab-env
 HUB = build/hub
 COLAB = $(COLAB_VENV)/.ftlab-env
+COLAB_PIP = $(COLAB_VENV)/bin/python -m pip install --disable-pip-version-check --quiet
 CHROMIUM = { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 
 .DEFAULT_GOAL = help
@@ -84,14 +85,13 @@ browser: $(ENV)
 	else echo "No Chromium found: run 'sudo apt-get install chromium', then make test-browser again." >&2; exit 1; fi
 	@$(PY) -c 'import playwright' 2>/dev/null || $(PIP) playwright
 
-# pip comes last, too: Colab's own takes several times as long to find these versions.
+# Colab's pip comes last: it is what the first cell calls.
 $(COLAB): tests/colab/requirements.txt
 	@echo "Making an environment of Colab's versions in $(COLAB_VENV) (some minutes) ..."
 	@$(PYTHON) -m venv $(COLAB_VENV)
-	$(COLAB_VENV)/bin/python -m pip install --disable-pip-version-check --quiet $(COLAB_TORCH) \
-		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-	$(COLAB_VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --requirement tests/colab/requirements.txt
-	$(COLAB_VENV)/bin/python -m pip install --disable-pip-version-check --quiet pip==24.1.2
+	$(COLAB_PIP) $(COLAB_TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	$(COLAB_PIP) --no-deps --requirement tests/colab/requirements.txt
+	$(COLAB_PIP) pip==24.1.2
 	@touch $(COLAB)
 
 test-colab: $(ENV) $(COLAB)  ## Run labs in an environment of Colab's versions, from the cell that sets them up
