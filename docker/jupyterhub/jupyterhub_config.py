@@ -226,6 +226,8 @@ def simple():
     """Processes of the hub's own user, each with a folder of its own as home."""
     processes()
     c.JupyterHub.spawner_class = "jupyterhub.spawner.SimpleLocalProcessSpawner"
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        c.Spawner.args = ["--allow-root"]  # a container's only user is often root
     c.SimpleLocalProcessSpawner.home_dir_template = setting("HOMES", str(state / "homes")) + "/{username}"
 
 

@@ -128,7 +128,7 @@ def passable(command, stage):
 
     stage: an empty folder to mount things in, unseen from outside.
     """
-    needed = {ROOT, HUB, pathlib.Path(stage).parent, pathlib.Path(sys.prefix), pathlib.Path(sys.base_prefix)}
+    needed = {ROOT, HUB, pathlib.Path(sys.prefix), pathlib.Path(sys.base_prefix)}
     needed |= {path.resolve() for path in (HUB / "venv", HUB / "node_modules", pathlib.Path(sys.prefix))}
     barred = [path for path in sorted(needed) if not all(_open(parent) for parent in path.parents)]
     # What is itself closed to others is brought back as its contents.

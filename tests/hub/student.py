@@ -61,7 +61,7 @@ class Person:
         """Click "Start My Server", and wait for the page that it leads to; sets ready_seconds."""
         began = time.monotonic()
         self.page("/hub/spawn").raise_for_status()
-        wait_for(self._ready, PATIENCE, f"{self.name}'s server")
+        wait_for(self._ready, PATIENCE, f"{self.name}'s server", every=1)
         self.open_server().raise_for_status()
         self.ready_seconds = time.monotonic() - began
 
