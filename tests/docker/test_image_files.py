@@ -22,9 +22,9 @@ PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().
 INSTRUCTIONS = set("FROM ARG ENV RUN COPY USER WORKDIR EXPOSE HEALTHCHECK ENTRYPOINT CMD".split())
 
 
-def instructions():
-    """[(instruction, arguments)] of the Dockerfile, continued lines joined."""
-    lines = [line for line in (DOCKER / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
+def instructions(path=DOCKER / "Dockerfile"):
+    """[(instruction, arguments)] of a Dockerfile, continued lines joined."""
+    lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n", "", "\n".join(lines))
     return [tuple(line.split(None, 1)) for line in joined.splitlines() if line.strip()]
 
@@ -49,9 +49,10 @@ def ignored(path):
 
 
 def copied():
-    """The paths that COPY takes from the repository."""
-    words = [arguments.split() for name, arguments in instructions() if name == "COPY" and "--from=" not in arguments]
-    return [source for line in words for source in line[:-1]]
+    """The paths that the Dockerfiles take from the repository by COPY."""
+    lines = [arguments.split() for path in DOCKER.rglob("Dockerfile") for name, arguments in instructions(path)
+             if name == "COPY" and "--from=" not in arguments]  # fmt: skip
+    return [source for line in lines for source in line[:-1]]
 
 
 def test_the_dockerfile_is_made_of_known_instructions_and_stages():
@@ -90,6 +91,15 @@ def test_versions_are_the_locks():
     assert set(hub.removeprefix("HUB=").strip('"').split()) <= set(PINS), "what the hub needs is pinned too"
     installs = re.findall(r"pip install [^;&]*", text)
     assert installs and all("constraints.txt" in line or "--no-deps" in line for line in installs)
+
+
+def test_the_hub_and_its_servers_are_of_one_version():
+    lock = DOCKER / "jupyterhub" / "requirements.txt"
+    if not lock.exists():
+        pytest.skip("no hub's lock here")
+    hub = dict(line.split("==") for line in lock.read_text().splitlines() if "==" in line)
+    assert {name: version for name, version in hub.items() if PINS.get(name, version) != version} == {}
+    assert "jupyterhub" in hub and "jupyterhub" in PINS
 
 
 def test_the_student_is_no_root_and_root_comes_only_to_be_given_up():
