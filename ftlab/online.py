@@ -17,7 +17,7 @@ import threading
 from ftlab.errors import UsageError
 
 SECONDS = 4.5  # for the Hub's first answer: the course promises five
-STALL = 60.0  # seconds; a slow line brings the next piece of a file (10 MiB) before that
+STALL = 120.0  # seconds; a line of 1 Mbit/s brings the next piece of a file, 10 MiB, before that
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _DONE = object()
 
@@ -38,7 +38,6 @@ def ask(name, kind, otherwise):
     """
     if offline():
         raise Unavailable(f"{name}: not here, and HF_HUB_OFFLINE keeps the Hub out: {otherwise}")
-
     from huggingface_hub import HfApi
 
     question = getattr(HfApi(endpoint=_endpoint()), f"{kind}_info")
@@ -58,6 +57,8 @@ def model(name, otherwise):
         with _one_line(name, "model", otherwise), _quiet():
             for path in _watched(lambda put: _fetch(name, _files(record), put), STALL):
                 folder = path.parent if path is not None else folder
+    if folder is None:
+        raise Unavailable(f"{name}: the Hub's model holds no file that could be loaded: {otherwise}")
     return folder
 
 

@@ -110,6 +110,11 @@ def test_a_gated_models_record_is_public_its_files_are_not(hub):
     assert "hf auth login" in refusal() and kept(hub) == []
 
 
+def test_a_model_without_files(hub):
+    hub.repositories["someone/empty"] = {"model.onnx": b"x"}
+    assert "no file that could be loaded" in refusal("someone/empty")
+
+
 def test_offline_by_setting(hub, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "HF_HUB_OFFLINE" in refusal() and hub.requests == []
