@@ -179,6 +179,11 @@ def nvidia_driver():
     return next(iter(_nvidia_smi("driver_version")), None)
 
 
+def nvidia_memory_used():
+    """MiB in use on each GPU, by whoever; [] without driver or GPU."""
+    return [int(text.split()[0]) for text in _nvidia_smi("memory.used") if text[:1].isdigit()]
+
+
 def _nvidia_smi(field):
     """What nvidia-smi says of each GPU in one field; [] without driver or GPU."""
     try:

@@ -13,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # The tests' numbers are the CPU's; no test goes to the network unless it says so itself.
 os.environ.setdefault("FTLAB_PROFILE", "cpu")
+os.environ.pop("FTLAB_BASE", None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

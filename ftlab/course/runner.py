@@ -6,12 +6,14 @@ import subprocess
 import threading
 import time
 
+from ftlab import profile
 from ftlab.course import catalogue
 from ftlab.errors import NotHeld, UsageError
 from ftlab.files import atomic_write_text, write_json
 from ftlab.teach.display import CLAIM_MIME
 
 SAMPLE_SECONDS = 0.2
+GPU_SAMPLE_SECONDS = 1.0  # asking the driver takes a process of its own
 
 
 def run_labs(labs, out, report):
@@ -19,7 +21,6 @@ def run_labs(labs, out, report):
 
     Raises NotHeld when a lab failed, after all have run. A KeyboardInterrupt keeps what is finished.
     """
-    import ftlab.profile
     from ftlab.course.notebooks import notebook_text, solution_notebook
     from ftlab.course.source import read_lab
 
@@ -28,7 +29,7 @@ def run_labs(labs, out, report):
         raise UsageError(f"--out {out} is a file: name a folder")
     notebooks = {lab: solution_notebook(lab, read_lab(lab)) for lab in labs}
     out.mkdir(parents=True, exist_ok=True)
-    run = {"machine": ftlab.profile.machine(measure=not ftlab.profile.fast()), "labs": [], "claims": []}
+    run = {"machine": profile.machine(measure=not profile.fast()), "labs": [], "claims": []}
     for number, (lab, notebook) in enumerate(notebooks.items(), 1):
         prefix = f"{lab} ({number} of {len(labs)})"
         report(f"{prefix}: starting a kernel")
@@ -48,7 +49,8 @@ def execute(notebook, on_cell=None, fast=None, environment=None):
 
     on_cell(text) is called after each code cell. fast: True or False sets FTLAB_FAST for the kernel, None leaves it.
     Returns dict(status "passed" or "failed", seconds, peak_rss_mib of the kernel and its children,
-    cells [dict(cell, kind, seconds)], error text or None).
+    cells [dict(cell, kind, seconds)], error text or None); where there is an NVIDIA GPU and the profile is not cpu, also
+    gpu (its name) and peak_gpu_mib, what the whole card had in use at its highest sample.
     """
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
@@ -80,6 +82,7 @@ def execute(notebook, on_cell=None, fast=None, environment=None):
         "peak_rss_mib": round(sampler.peak / 2**20, 1),
         "cells": watch.cells,
         "error": error,
+        **sampler.gpu(),
     }
 
 
@@ -156,20 +159,34 @@ class _Watch:
 
 
 class _Sampler:
-    """The peak of the resident memory of a kernel and its children, sampled; `peak` in bytes."""
+    """The peak of the resident memory of a kernel and its children, sampled; `peak` in bytes. On a GPU the card's, too."""
 
     def __init__(self, manager):
-        self.manager, self.peak = manager, 0
+        self.manager, self.peak, self.gpu_peak = manager, 0, 0
+        self.cards = profile.nvidia_gpus() if profile.requested() != "cpu" else []
         self.done = threading.Event()
-        self.thread = threading.Thread(target=self._sample, daemon=True)
+        self.threads = [threading.Thread(target=self._sample, daemon=True)]
+        self.threads += [threading.Thread(target=self._sample_gpu, daemon=True)] if self.cards else []
 
     def __enter__(self):
-        self.thread.start()
+        for thread in self.threads:
+            thread.start()
         return self
 
     def __exit__(self, *exception):
         self.done.set()
-        self.thread.join()
+        for thread in self.threads:
+            thread.join()
+
+    def gpu(self):
+        """{"gpu", "peak_gpu_mib"} of the first card, or nothing."""
+        return {"gpu": self.cards[0], "peak_gpu_mib": self.gpu_peak} if self.cards else {}
+
+    def _sample_gpu(self):
+        while True:
+            self.gpu_peak = max([self.gpu_peak, *profile.nvidia_memory_used()[:1]])
+            if self.done.wait(GPU_SAMPLE_SECONDS):
+                return
 
     def _sample(self):
         import psutil

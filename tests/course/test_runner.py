@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -33,6 +34,20 @@ def test_a_run_is_measured():
     assert [cell["cell"] for cell in outcome["cells"]] == [1, 2] and outcome["cells"][0]["seconds"] >= 0.6
     assert displayed(notebook, PROBE_MIME) == [{"fast": "1"}]
     assert "cell 1 of 2" in said[0] and "s left" in said[0]
+
+
+def test_a_cards_memory_is_measured_where_there_is_one(tmp_path, monkeypatch):
+    """By a made-up nvidia-smi, which says more each time it is asked."""
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(f'#!/bin/sh\ncase "$1" in *name*) echo "Some GPU";; *memory.used*) echo x >>"{tmp_path}/asked"; '
+                   f'echo "$((700 + $(wc -l <"{tmp_path}/asked"))) MiB";; esac\n')
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert "gpu" not in run("1")[0]  # the cpu profile is asked for
+    monkeypatch.setenv("FTLAB_PROFILE", "auto")
+    outcome, _ = run("1", environment={"FTLAB_PROFILE": "cpu"})
+    assert outcome["gpu"] == "Some GPU"
+    assert outcome["peak_gpu_mib"] == 700 + len((tmp_path / "asked").read_text().split()) > 700
 
 
 def test_a_failing_cell_ends_the_run_and_is_named():

@@ -1,6 +1,7 @@
 """Which base a lab starts from, and that a model of `transformers` answers to our names. Tiny checkpoints of three layouts."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -34,11 +35,17 @@ def cpu(monkeypatch):
     bases._missed.clear()
 
 
+@pytest.fixture(scope="module")
+def once(checkpoints):
+    """(model, tokenizer) of a layout as `lab_base` keeps them, read once."""
+    return functools.cache(lambda layout: bases._pristine.__wrapped__(str(checkpoints[layout])))
+
+
 @pytest.fixture(params=LAYOUTS)
-def loaded(request, checkpoints, monkeypatch):
-    """(model, tokenizer) of each layout."""
-    monkeypatch.setenv("FTLAB_BASE", str(checkpoints[request.param]))
-    return bases.lab_base("base-small")
+def loaded(request, once):
+    """(model, tokenizer) of each layout, to be changed at will."""
+    model, tokenizer = once(request.param)
+    return copy.deepcopy(model), tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +198,7 @@ def test_matrix_is_what_the_layer_multiplies_by(loaded):
     torch.testing.assert_close(x @ lora.matrix(adapted).T + bias, adapted(x))
 
 
+@pytest.mark.parametrize("loaded", ["llama"], indirect=True)
 @pytest.mark.parametrize("method", METHODS)
 def test_bfloat16_products_as_on_a_gpu(loaded, made, monkeypatch, method):
     """Under autocast training and asking run through: what learns stays in float32, gradients too."""

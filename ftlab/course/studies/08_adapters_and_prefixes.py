@@ -217,12 +217,12 @@ def logits_of(model, ids):
 def measure_start(seed, report):
     import torch
 
+    from ftlab.model import load
     from ftlab.tune import attach
     from ftlab.tune.adapter import PLACEMENTS, remove_adapters
-    from ftlab.tune.bases import lab_base
 
     ids, worst = torch.randint(3, 90, (2, 20), generator=torch.Generator().manual_seed(seed)), {}
-    for name, model in (("ours", lab_base(BASE)[0]), ("llama", tiny("llama")), ("gpt2", tiny("gpt2"))):
+    for name, model in (("ours", load(BASE)[0]), ("llama", tiny("llama")), ("gpt2", tiny("gpt2"))):
         with torch.no_grad():
             before = logits_of(model, ids)
             for placement in PLACEMENTS:
@@ -286,12 +286,12 @@ def relative(found, want):
 def measure_peft(seed, report):
     import torch
 
+    from ftlab.model import load
     from ftlab.tune import attach
-    from ftlab.tune.bases import lab_base
 
     worst = {f"{kind}, {where}": peft_differences(kind, where, seed)
              for kind in ("prefix", "ptuning", "prompt") for where in ("ours", "llama", "gpt2")}
-    (model, tokenizer), ids = lab_base(BASE), torch.randint(3, 90, (2, 12))
+    (model, tokenizer), ids = load(BASE), torch.randint(3, 90, (2, 12))
     prompt = example_ids(tokenizer)
     with torch.no_grad():
         whole = model(torch.cat([torch.tensor([prompt, prompt]), ids], dim=1))[:, len(prompt):]
