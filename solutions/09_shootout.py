@@ -154,9 +154,10 @@ lab.check("choose", choose)
 
 # %% ftlab="probe" id="choose"
 random.seed(lab.probe_seed("choose"))
-probe_rows = {f"m{i}": {"score": random.random(), "low": random.random() / 2, "peak": random.randint(1, 9),
-                        "bytes": random.randint(1, 9)} for i in range(8)}
-lab.probe("choose", [choose(probe_rows, limits) for limits in ({"peak": 5}, {"peak": 6, "bytes": 6}, {"bytes": 0}, {})])
+probe_tables = [{f"m{i}": {"score": random.random(), "low": random.random() / 2, "peak": random.randint(1, 4),
+                          "bytes": random.randint(1, 4)} for i in range(8)} for _ in range(20)]
+lab.probe("choose", [choose(rows, limits) for rows in probe_tables
+                     for limits in ({"peak": 2}, {"peak": 3, "bytes": 3}, {"bytes": 0}, {})])
 
 # %% [markdown]
 # ## The terms
