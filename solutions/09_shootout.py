@@ -100,7 +100,8 @@ lab.check("pareto", pareto)
 
 # %% ftlab="probe" id="pareto"
 random.seed(lab.probe_seed("pareto"))
-lab.probe("pareto", [pareto({f"m{i}": (random.randint(1, 4), random.randint(1, 4)) for i in range(12)}) for _ in range(5)])
+lab.probe("pareto", [pareto({f"m{i}": (random.randint(1, 4), random.randint(1, 4)) for i in range(size)})
+                     for size in (3, 5, 8, 12) for _ in range(6)])
 
 # %% [markdown]
 # ### 3. Does the ranking survive?
