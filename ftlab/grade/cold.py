@@ -6,9 +6,11 @@ files of /etc. Nothing else of the machine exists there: no home, no repository,
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import site
+import subprocess
 import sys
 
 from ftlab.files import atomic_write_text
@@ -196,13 +198,15 @@ def container_command(runtime, name, image, limits, package, door):
     The image has Python and the libraries (docker/); what is ours is shown to it read-only.
     """
     size, memory = f"{limits['scratch_mib']}m", f"{limits['memory_mib']}m"
+    # podman's tmpfs knows no such option: there the memory limit, which counts inodes too, bounds the number of files.
+    inodes = "" if is_podman(runtime) else f",nr_inodes={limits['files']}"
     command = [
         runtime, "run", "--name", name, "--network", "none", "--read-only", "--cap-drop", "ALL",
-        "--security-opt", "no-new-privileges", "--user", "65534:65534", "--hostname", "sandbox", "--init",
+        "--security-opt", "no-new-privileges", "--user", "65534:65534", "--hostname", "sandbox", "--init", "--no-healthcheck",
         "--memory", memory, "--memory-swap", memory,
         "--pids-limit", str(limits["processes"]), "--cpus", str(limits["threads"]), "--pull", "never", "--log-driver", "none",
-        "--tmpfs", f"/scratch:rw,nosuid,nodev,exec,size={size},nr_inodes={limits['files']},mode=1777",
-        "--tmpfs", f"/tmp:rw,nosuid,nodev,size={size},nr_inodes={limits['files']},mode=1777",
+        "--tmpfs", f"/scratch:rw,nosuid,nodev,exec,size={size}{inodes},mode=1777",
+        "--tmpfs", f"/tmp:rw,nosuid,nodev,size={size}{inodes},mode=1777",
         "--shm-size", f"{max(1, limits['scratch_mib'] // 4)}m",
         "--volume", f"{door}:/run/door:ro",
     ]  # fmt: skip
@@ -211,3 +215,12 @@ def container_command(runtime, name, image, limits, package, door):
     command += ["--volume", f"{package}:{PACKAGE}:ro"] if package else []
     command += ["--env", "OMP_NUM_THREADS=1", "--env", "PYTHONHASHSEED=0"]
     return [*command, "--entrypoint", "python", image, "-s", f"{SCRIPTS}/{INSIDE}", "/run/door/door"]
+
+
+@functools.cache
+def is_podman(runtime):
+    """Whether the program `runtime` is podman, also where it goes by docker's name."""
+    try:
+        return "podman" in subprocess.run([runtime, "--version"], capture_output=True, text=True).stdout
+    except OSError:
+        return False

@@ -34,7 +34,8 @@ def lock_down(limits):
 
 def become_kernel(order, listeners):
     """Run the kernel that `order` describes on the `listeners` (in the order of PORTS); never returns."""
-    os.setsid()
+    with contextlib.suppress(PermissionError):  # it leads its group already: a container's init has seen to that
+        os.setsid()
     _close_all_but(listeners)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

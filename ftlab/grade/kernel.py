@@ -39,6 +39,11 @@ PROVISIONER = "ftlab-sandbox"
 MODES = ("forked", "cold", "container", "unsafe")
 PREFIX = "ftlab-walls-"  # of the run folders and the cgroups
 IMAGE = "ftlab-grade"  # or what FTLAB_GRADE_IMAGE says
+_HOLDS_ANSWERS = 3
+# An editable install's import finder knows where the whole package is, and would find in it what a kernel's copy lacks.
+_WITHOUT_EDITABLE = ("import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]; "
+                     "import runpy; runpy.run_module('ipykernel_launcher', run_name='__main__', alter_sys=True)")  # fmt: skip
+_REHEARSAL = f"import importlib.util as i, ipykernel, sys; sys.exit({_HOLDS_ANSWERS} if i.find_spec('ftlab') else 0)"
 _LONGEST_SOCKET = 107  # bytes of a Unix socket's path
 
 
@@ -132,7 +137,8 @@ class Walls:
             name = f"{self.folder.name}-{len(self._names)}"
             spec = {"display_name": name, "language": "python", "interrupt_mode": "signal",
                     "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]}  # fmt: skip
-            if self.mode == "unsafe":  # as Jupyter starts any kernel
+            if self.mode == "unsafe":  # as Jupyter starts any kernel, but for what an editable install would bring back
+                spec["argv"][1:3] = ["-c", _WITHOUT_EDITABLE]
                 copy = package and str(self._package(package))
                 spec["env"] = {**cold.settings(copy, self.limits.threads), **(environment or {})}
             else:
@@ -218,11 +224,23 @@ class Walls:
             if program is None:
                 continue
             done = subprocess.run([program, "image", "inspect", image], capture_output=True, text=True)
-            if done.returncode == 0:
+            problem = _last_line(done.stderr) if done.returncode else self._rehearse(program, image)
+            if problem is None:
                 self._program, self._image = program, image
                 return None
-            problems.append(f"{name}: {_last_line(done.stderr)}")
+            problems.append(f"{name}: {problem}")
         return "; ".join(problems) or "neither docker nor podman is installed"
+
+    def _rehearse(self, program, image):
+        """None when a container of `image` starts under our bounds and is one to grade in, or why not."""
+        name = f"{self.folder.name}-rehearsal"
+        command = cold.container_command(program, name, image, dataclasses.asdict(self.limits), None, str(self.folder / "etc"))
+        done = subprocess.run([*command[:command.index(image) + 1], "-c", _REHEARSAL], capture_output=True, text=True)
+        subprocess.run([program, "rm", "--force", name], capture_output=True)
+        if done.returncode == _HOLDS_ANSWERS:
+            return (f"the image {image} holds the course itself, with its answers: "
+                    "docker build -f docker/Dockerfile --target environment -t ftlab-grade .")  # fmt: skip
+        return _last_line(done.stderr) if done.returncode else None
 
     # --- the warmed process ----------------------------------------------------------------------------------------------
 

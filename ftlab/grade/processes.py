@@ -272,7 +272,9 @@ class Contained(_Kernel):
         self._runtime("kill", self._name)
 
     def _out_of_memory(self):
-        return self._runtime("inspect", "--format", "{{.State.OOMKilled}}", self._name).stdout.strip() == "true"
+        # podman does not always tell. A SIGKILL that is not ours is the system's (or the code's own: the same points).
+        told = self._runtime("inspect", "--format", "{{.State.OOMKilled}}", self._name).stdout.strip()
+        return told == "true" or self._status() == 128 + signal.SIGKILL
 
     def _release(self):
         if self._process:

@@ -11,6 +11,7 @@ import time
 
 import pytest
 from grade.sandboxes import LIMITS, Kernel, kernel, snapshot, wait_until_gone, walls_or_skip
+from jupyter_client.manager import start_new_kernel
 
 from ftlab.errors import UsageError
 from ftlab.grade import cgroups, cold, processes
@@ -337,6 +338,38 @@ def test_no_walls_only_when_asked_for(tmp_path):
         assert "kernel_provisioner" not in spec.get("metadata", {})
 
 
+@pytest.mark.full
+def test_without_walls_an_editable_install_does_not_bring_back_what_a_kernel_must_not_have(tmp_path, monkeypatch):
+    """Its finder, last in line, knows the whole package, and so finds what the kernel's copy lacks."""
+    site, whole, copy = tmp_path / "site", tmp_path / "whole/shown", tmp_path / "copy"
+    for folder, name in ((whole, "absent.py"), (copy / "shown", "there.py"), (site, "sitecustomize.py")):
+        folder.mkdir(parents=True)
+        (folder / name).write_text("")
+    for folder in (whole, copy / "shown"):
+        (folder / "__init__.py").write_text("")
+    (site / "sitecustomize.py").write_text(
+        "import sys\nfrom importlib.machinery import PathFinder\nclass EditableFinder:\n    @staticmethod\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        f"        return PathFinder.find_spec(name, [{str(whole)!r}]) if name == 'shown.absent' else None\n"
+        "sys.meta_path.append(EditableFinder)\n")  # fmt: skip
+    with Walls("unsafe") as walls:
+        name = walls.kernel_name(copy)
+        spec = walls.folder / "jupyter/kernels" / name / "kernel.json"
+        told = json.loads(spec.read_text())
+        told["env"]["PYTHONPATH"] += f"{os.pathsep}{site}"
+        spec.write_text(json.dumps(told))
+        manager, client = start_new_kernel(kernel_name=name)
+        try:
+            for code, status in (("import shown.there", "ok"), ("import shown.absent", "error"), ("__file__", "error")):
+                reply = client.execute_interactive(code, timeout=30, output_hook=lambda message: None)
+                assert reply["content"]["status"] == status, (code, reply["content"])
+        finally:
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
+        found = subprocess.run([sys.executable, "-c", "import shown.absent"], env={**os.environ, **told["env"]})
+        assert found.returncode == 0, "so it is by itself"
+
+
 def test_bad_requests_are_named(tmp_path):
     with pytest.raises(UsageError, match="no sandbox mode 'strong'"):
         Walls("strong")
@@ -390,29 +423,55 @@ def test_the_container_has_no_network_no_rights_and_bounds():
 
 
 FAKE_RUNTIME = """#!/bin/sh
-# Stands in for docker: notes what it is told, and "runs" the kernel's way in without any walls.
+# Stands in for {name}: notes what it is told, and runs nothing.
+[ "$1" = --version ] && echo {name} version 9 && exit 0
 echo "$@" >> {log}
-case "$1" in
-  image) exit 0;;
-  run) echo 'no such image' >&2; exit 125;;
-  inspect) echo false;;
+case "$1,$*" in
+  image*) exit 0;;
+  run*rehearsal*) echo {says} >&2; exit {status};;
+  run*) echo 'no such image' >&2; exit 125;;
+  inspect*) echo false;;
 esac
 """
 
 
-def test_a_container_that_does_not_start_is_an_error_with_its_words(tmp_path, monkeypatch):
-    script = tmp_path / "docker"
-    script.write_text(FAKE_RUNTIME.format(log=tmp_path / "log"))
+def fake_runtime(tmp_path, monkeypatch, status=0, says="", name="docker"):
+    """Only this runtime is there, and the shell; returns the path of its notes."""
+    script = tmp_path / name
+    script.write_text(FAKE_RUNTIME.format(name=name, log=tmp_path / "log", status=status, says=f"'{says}'"))
     script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path / "log"
+
+
+def test_a_container_that_does_not_start_is_an_error_with_its_words(tmp_path, monkeypatch):
+    log = fake_runtime(tmp_path, monkeypatch)
     with Walls("container") as walls:
         assert walls.mode == "container" and "container runtime" in walls.describe()
         with pytest.raises(RuntimeError, match="could not be started: no such image"):
             Kernel(walls)
         assert list((walls.folder / "kernels").glob("*/door")) == []
-    calls = (tmp_path / "log").read_text().splitlines()
+    calls = log.read_text().splitlines()
     assert calls[0] == "image inspect ftlab-grade"
-    assert calls[1].startswith("run --name ftlab-walls-") and calls[-1].startswith("rm --force ftlab-walls-")
+    assert calls[1].startswith("run --name ftlab-walls-") and "-rehearsal " in calls[1]
+    assert calls[3].startswith("run --name ftlab-walls-") and calls[-1].startswith("rm --force ftlab-walls-")
+    assert "nr_inodes=20000" in calls[3]
+
+
+@pytest.mark.parametrize("status, says, told", [
+    (126, "Error: unknown mount option", "docker: Error: unknown mount option.; install bubblewrap"),
+    (3, "", "docker: the image ftlab-grade holds the course itself, with its answers: docker build .*--target environment"),
+])  # fmt: skip
+def test_a_container_that_cannot_be_graded_in_is_refused_before_anything_is(status, says, told, tmp_path, monkeypatch):
+    fake_runtime(tmp_path, monkeypatch, status, says)
+    with pytest.raises(UsageError, match=told):
+        Walls("container").__enter__()
+
+
+def test_podmans_scratch_folder_has_no_option_that_it_does_not_know(tmp_path, monkeypatch):
+    fake_runtime(tmp_path, monkeypatch, name="podman")
+    command = cold.container_command(str(tmp_path / "podman"), "name", "image", dataclasses.asdict(LIMITS), "/pack", "/door")
+    assert "nr_inodes" not in " ".join(command) and "size=64m" in " ".join(command)
 
 
 def test_groups_of_version_2_are_made_where_both_controllers_are_handed_on(tmp_path, monkeypatch):
