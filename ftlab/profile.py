@@ -121,9 +121,12 @@ def memory_gib():
     return round(min(limits) / _GIB, 2) if limits else 0.0
 
 
-def isa():
-    """The CPU's vector instructions as torch names them ("AVX2", "AVX512", ...), or from the system, or "unknown"."""
-    if "torch" in sys.modules or _has("torch"):
+def isa(load=True):
+    """The CPU's vector instructions as torch names them ("AVX2", "AVX512", ...), or from the system, or "unknown".
+
+    load: whether torch may be imported to be asked, which takes seconds.
+    """
+    if "torch" in sys.modules or load and _has("torch"):
         try:
             import torch
 
@@ -140,11 +143,11 @@ def isa():
 def machine(measure=True):
     """What a reader needs to compare timings: `cores`, `isa`, `memory_gib`, `matmul_gflops` (None unless measured).
 
-    Holds no host name. Measuring takes about a second.
+    Holds no host name. Measuring takes about a second; without it torch is not imported.
     """
     return {
         "cores": cores(),
-        "isa": isa(),
+        "isa": isa(load=measure),
         "memory_gib": memory_gib(),
         "matmul_gflops": round(matmul_gflops(), 1) if measure else None,
     }

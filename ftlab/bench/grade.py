@@ -1,15 +1,18 @@
 """`ftlab bench grade`: grading a class against `nbgrader autograde` and plain `pytest --nbval-lax`, on the CPU.
 
 All grade the same submissions of one lab, of all labs the one that runs quickest, which favours the peers: they start a cold
-kernel for each notebook and run all of it. Both peers grade a block of submissions by one command, without a sandbox; ours
-stands in one, and judges each exercise twice. One torch thread a kernel and FTLAB_FAST=1 for all. Blocks take turns; the time
-of all blocks counts, ours with the start of the warmed process in each.
+kernel for each notebook and run all of it. Peers grade without a sandbox; ours stands in one, and judges each exercise twice.
+One torch thread a kernel and FTLAB_FAST=1 for all, and one process that grades, but for the row with --jobs 2: the peers have
+no such option.
 
-1. Submissions a minute, the peers on the whole notebook and on the reduced one that ours runs (setup, exercises, checks).
-2. Ours on two Dask workers against one, a local cluster of processes; the cluster's own start is not counted, the walls' is.
+1. Submissions a minute, the peers on the whole notebook and on the reduced one that ours runs (setup, exercises, checks). The
+   peers' commands take a half of the class each, in turn with ours, which grades the whole class each time: its start (the
+   warmed process, the packages, the reference) is the same for 24 submissions and for 240, and counts in full.
+2. Ours on two Dask workers against one, a local cluster of processes: once their walls stand, and with what that takes.
 3. Peak memory of the grader, the process and its pytest server, for a class ten times as large.
 
-nbgrader comes in an environment of its own, made once under build/.
+nbgrader comes in an environment of its own, made once under build/. Where it cannot be made, its rows are left out and a row
+says so.
 """
 
 import ast
@@ -30,6 +33,7 @@ from ftlab.course import catalogue
 from ftlab.course.notebooks import lab_notebook, notebook_text
 from ftlab.course.source import read_lab, solution_of
 from ftlab.errors import NotHeld, UsageError
+from ftlab.files import read_json
 
 LAB = "09_shootout"
 NBGRADER, VERSION = "nbgrader autograde", "0.9.6"
@@ -37,15 +41,15 @@ NBVAL = "plain nbval (pytest --nbval-lax)"
 REDUCED = ("setup", "exercise", "check")
 SECRET = "a bench's secret"
 GROWTH = 1.10  # the most by which the grader's memory may grow from a class to one of ten times its size
-PEER_ENVIRONMENT = {"FTLAB_FAST": "1", "FTLAB_HEADLESS": "1", "FTLAB_PROFILE": "cpu", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"FTLAB_FAST": "1", "FTLAB_HEADLESS": "1", "FTLAB_PROFILE": "cpu", "OMP_NUM_THREADS": "1"}
 
 
 def run(report=None, quick=False):
-    """All rows; some forty minutes on two cores. Raises UsageError where nbgrader cannot be installed or no sandbox made."""
-    count, blocks = (2, 1) if quick else (24, 3)
+    """All rows; some twenty-five minutes on two cores. Raises UsageError where no sandbox can be made."""
+    count, rounds = (2, 1) if quick else (24, 2)
     with tempfile.TemporaryDirectory(prefix="ftlab-bench-") as folder:
         folder = pathlib.Path(folder)
-        rows = peers(folder / "peers", count, blocks, report) + workers(folder / "workers", count, 1 if quick else 2, report)
+        rows = peers(folder / "peers", count, rounds, report) + workers(folder / "workers", count, rounds, report)
         rows += memory(folder / "memory", count, 2 * count if quick else 10 * count, report)
     return {"machine": profile.machine(measure=not quick), "rows": rows}
 
@@ -84,51 +88,81 @@ def _answer(cell, wrong):
 # -- 1: against the peers
 
 
-def peers(folder, count, blocks, report=None):
+def peers(folder, count, rounds, report=None):
     """Rows of submissions a minute against nbgrader and nbval, on the whole and on the reduced notebook."""
     folder.mkdir()
-    python, size = nbgrader_python(report), -(-count // blocks)
-    runners = {"ours": functools.partial(_in_blocks, folder / "ours", size, _ours)}
-    for name, kinds in (("whole", None), ("reduced", REDUCED)):
-        course = NbgraderCourse(folder / f"nbgrader-{name}", python)
-        course.release(kinds)
-        runners[f"{NBGRADER}, {name}"] = functools.partial(_in_blocks, course.folder / "blocks", size, course.grade, kinds)
-        runners[f"{NBVAL}, {name}"] = functools.partial(_in_blocks, folder / f"nbval-{name}", size, _nbval, kinds)
-    seconds = {name: sum(found) for name, found in take_turns(runners, blocks, report, "grading, seconds, block").items()}
-    rate = {name: 60 * size * blocks / found for name, found in seconds.items()}
-    return [against(f"grade, {size * blocks} submissions, against {name} notebook", rate["ours"], rate[name], "submissions/min")
-            for name in rate if name != "ours"]
+    block = count // rounds  # of a peer's command
+    whole = write_class(folder / "ours", range(count))
+    runners = {"ours": functools.partial(_seconds, _ours, folder / "ours", whole),
+               "ours, --jobs 2": functools.partial(_seconds, _ours, folder / "ours", whole, jobs=2)}  # fmt: skip
+    try:
+        python, missing = nbgrader_python(report), None
+    except UsageError as error:
+        tell(report, str(error))
+        python, missing = None, error
+    for name, kinds in (("whole notebook", None), ("reduced notebook", REDUCED)):
+        if python:
+            course = NbgraderCourse(folder / f"nbgrader {name}", python)
+            course.release(kinds)
+            blocks = course.folder / "blocks"
+            runners[f"{NBGRADER}, {name}"] = functools.partial(_next_block, blocks, block, course.grade, kinds)
+        runners[f"{NBVAL}, {name}"] = functools.partial(_next_block, folder / f"nbval {name}", block, _nbval, kinds)
+    seconds = take_turns(runners, rounds, report, "grading, seconds, round")
+    rate = {name: 60 * (count if name.startswith("ours") else block) * rounds / sum(found) for name, found in seconds.items()}
+    rows = [against(f"grade, {count} submissions, against {name}", rate["ours"], rate[name], "submissions/min")
+            for name in runners if not name.startswith("ours")]  # fmt: skip
+    both = rate["ours, --jobs 2"]
+    rows += [against(f"grade --jobs 2, {count} submissions, against {name}", both, rate[name], "submissions/min")
+             for name in runners if name.endswith("whole notebook")]  # fmt: skip
+    if missing:
+        rows.append(alone(f"grade, {count} submissions, not against {NBGRADER}: {missing}", rate["ours"], "submissions/min"))
+    return rows
 
 
-def _in_blocks(folder, size, grade, kinds=None):
-    """Write the next block of submissions and grade it; the seconds of the latter."""
+def _next_block(folder, size, grade, kinds=None):
+    """Write the next `size` submissions and grade them; the seconds of the latter."""
     done = len(list(folder.iterdir())) if folder.exists() else 0
     block = folder / f"block{done}"
-    paths = write_class(block, range(done * size, (done + 1) * size), kinds)
+    return _seconds(grade, block, write_class(block, range(done * size, (done + 1) * size), kinds))
+
+
+def _seconds(grade, *arguments, **named):
     began = time.perf_counter()
-    grade(block, paths)
+    grade(*arguments, **named)
     return time.perf_counter() - began
 
 
-def _ours(block, paths, **where):
+def _ours(block, paths, jobs=1):
+    with tempfile.TemporaryDirectory(prefix="ftlab-bench-out-") as out:
+        command = [sys.executable, "-m", "ftlab", "grade", str(block), "--out", out, "--labs", LAB, "--jobs", str(jobs)]
+        done = subprocess.run(command, capture_output=True, text=True, env=_environment())
+        if done.returncode:
+            raise NotHeld(f"ftlab grade ended with status {done.returncode}: {done.stderr[-800:]}")
+        _check_counts(read_json(pathlib.Path(out, "run.json")), paths)
+
+
+def _check_counts(run, paths):
+    if run["counts"]["graded"] != len(paths):
+        raise NotHeld(f"of {len(paths)} submissions {run['counts']['graded']} were graded: {run['counts']}")
+
+
+def _in_process(block, paths, **where):
     from ftlab.grade.batch import grade_class
 
     with tempfile.TemporaryDirectory(prefix="ftlab-bench-out-") as out:
-        counts = grade_class(block, out, [LAB], secret=SECRET, **where)["counts"]
-    if counts["graded"] != len(paths):
-        raise NotHeld(f"of {len(paths)} submissions {counts['graded']} were graded: {counts}")
+        _check_counts(grade_class(block, out, [LAB], secret=SECRET, **where), paths)
 
 
 def _nbval(block, paths):
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", "-c", os.devnull,
                f"--rootdir={block}", *map(str, paths)]  # fmt: skip
-    done = subprocess.run(command, cwd=block, capture_output=True, text=True, env=_peer_environment())
+    done = subprocess.run(command, cwd=block, capture_output=True, text=True, env=_environment())
     if done.returncode not in (0, 1):  # 1: some checks failed, as they should
         raise NotHeld(f"nbval ended with status {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
 
 
-def _peer_environment():
-    return dict(os.environ, PYTHONPATH=str(catalogue.ROOT), **PEER_ENVIRONMENT)
+def _environment():
+    return dict(os.environ, PYTHONPATH=str(catalogue.ROOT), **ENVIRONMENT)
 
 
 def nbgrader_python(report=None):
@@ -170,7 +204,7 @@ class NbgraderCourse:
             "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
             "display_name": "Python 3 (ipykernel)", "language": "python"}))  # fmt: skip
         (folder / "nbgrader_config.py").write_text(CONFIG)
-        self.environment = _peer_environment() | {
+        self.environment = _environment() | {
             "JUPYTER_PATH": str(folder / "jupyter"), "JUPYTER_CONFIG_DIR": str(folder / "config"),
             "IPYTHONDIR": str(folder / "ipython"),
             "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", "")]),
@@ -215,23 +249,35 @@ class NbgraderCourse:
 
 
 def workers(folder, count, rounds, report=None):
-    """The row of two Dask workers against one, on the same submissions."""
-    paths = write_class(folder, range(count))
-    runners = {"one": functools.partial(_on_workers, folder, paths, 1), "two": functools.partial(_on_workers, folder, paths, 2)}
-    seconds = {name: sum(found) for name, found in take_turns(runners, rounds, report, "workers, seconds, round").items()}
-    rate = {name: 60 * count * rounds / found for name, found in seconds.items()}
-    return [against(f"grade, {count} submissions, two Dask workers against one", rate["two"], rate["one"], "submissions/min")]
+    """Rows of two Dask workers against one, on the same submissions."""
+    paths, starts = write_class(folder, range(count)), {1: [], 2: []}
+    runners = {f"{number} workers": functools.partial(_on_workers, folder, paths, number, starts[number]) for number in (1, 2)}
+    found = take_turns(runners, rounds, report, "workers, seconds, round")
+    grading = {number: sum(found[f"{number} workers"]) for number in (1, 2)}
+    whole = {number: grading[number] + sum(starts[number]) for number in (1, 2)}
+    return [against(f"grade, {count} submissions, two Dask workers against one{what}",
+                    *(60 * count * rounds / seconds[number] for number in (2, 1)), "submissions/min")
+            for what, seconds in (("", grading), (", the start of their walls counted", whole))]  # fmt: skip
 
 
-def _on_workers(folder, paths, number):
+def _on_workers(folder, paths, number, starts):
+    """Seconds of grading by `number` workers; `starts` gets those in which their walls were put up and each graded one."""
     import distributed
 
-    from ftlab.grade import on_dask
+    from ftlab.grade import batch, cache, on_dask
 
-    with on_dask.local_cluster(distributed, number) as cluster:
+    order = json.dumps({"secret": SECRET, "mode": "auto", "grader": batch.GRADER, "hidden": [], "lab": LAB,
+                        "release": cache.release(LAB)})  # fmt: skip
+    with on_dask.local_cluster(distributed, number) as cluster, distributed.Client(cluster, set_as_default=False) as client:
         began = time.perf_counter()
-        _ours(folder, paths, scheduler=cluster)
-        return time.perf_counter() - began
+        client.wait_for_workers(number)
+        jobs = [client.submit(batch.work, order, paths[0].read_bytes(), workers=[name], pure=False)
+                for name in client.scheduler_info()["workers"]]  # fmt: skip
+        for reply in map(json.loads, client.gather(jobs)):
+            if "result" not in reply:
+                raise NotHeld(f"a worker could not grade: {reply}")
+        starts.append(time.perf_counter() - began)
+        return _seconds(_in_process, folder, paths, scheduler=cluster)
 
 
 # -- 3: the grader's memory
@@ -244,7 +290,7 @@ def memory(folder, few, many, report=None):
         write_class(folder / f"class{number}", range(number))
         tell(report, f"the memory of grading {number} submissions")
         command = [sys.executable, "-m", "ftlab.bench.grade", str(folder / f"class{number}"), str(number)]
-        done = subprocess.run(command, capture_output=True, text=True, env=_peer_environment())
+        done = subprocess.run(command, capture_output=True, text=True, env=_environment())
         if done.returncode:
             raise NotHeld(f"grading {number} submissions failed: {done.stderr[-800:]}")
         peak[number] = float(done.stdout.split()[-1])
@@ -256,7 +302,7 @@ def _peak_of_grading(folder, number):
     """Grade the class in `folder`; the peak memory in MiB of this process and of its pytest server, without the kernels."""
     from ftlab.grade import one
 
-    _ours(folder, range(number))
+    _in_process(folder, range(number))
     return sum(_peak_mib(pid) for pid in (os.getpid(), one._sessions()._started().pid))
 
 

@@ -11,11 +11,14 @@ Modes. forked: the kernel is forked from a warmed process (zygote.py), which sta
 own. cold: a new Python in bubblewrap. container: a new Python in docker or podman. unsafe: a new Python, no walls.
 """
 
+import asyncio
+import compileall
 import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import py_compile
 import re
 import secrets
 import select
@@ -174,8 +177,12 @@ class Walls:
                 raise UsageError(f"no folder {package} to put on the kernels' PYTHONPATH")
             copy = self.folder / "packages" / str(len(self._packages))
             shutil.copytree(source, copy, copy_function=_link, ignore=shutil.ignore_patterns(".git", ".venv"))
-            for folder in (copy, *(path for path in copy.rglob("*") if path.is_dir())):
-                folder.chmod(0o755)
+            # Compiled once, not by each kernel: none can write beside what it imports. Tracebacks name the place inside.
+            compileall.compile_dir(copy, ddir=None if self.mode == "unsafe" else door.PACKAGE, force=True, quiet=2,
+                                   invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)  # fmt: skip
+            for path in (copy, *copy.rglob("*")):
+                if path.is_dir() or path.suffix == ".pyc":
+                    path.chmod(0o755 if path.is_dir() else 0o644)
             self._packages[source] = copy
         return self._packages[source]
 
@@ -450,6 +457,12 @@ class SandboxProvisioner(LocalProvisioner):
                 listener.close()
         self.pid = self.process.pid
         return self.connection_info
+
+    async def kill(self, restart=False):
+        await super().kill(restart)
+        until = time.monotonic() + 1  # dead in some milliseconds; the manager looks after the first tenth of a second only
+        while self.process and self.process.poll() is None and time.monotonic() < until:
+            await asyncio.sleep(0.005)
 
     async def send_signal(self, signum):
         if self.process:

@@ -7,6 +7,7 @@ forks are safe; it never sees a student's code, only file names.
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import signal
@@ -19,6 +20,9 @@ from ftlab.errors import NotHeld
 PLUGINS = ("nbval.plugin", "ftlab.grade.nbval_plugin",
            # Not needed here; the last two collect all garbage five times at the end of each session.
            "no:cacheprovider", "no:warnings", "no:unraisableexception", "no:threadexception")  # fmt: skip
+# What a session imports, here once for all.
+IMPORTED = ("_pytest.unittest", "pdb", "jupyter_client.manager", "ipykernel.kernelspec", "IPython", "nbval.plugin",
+            "ftlab.grade.kernel", "ftlab.grade.nbval_plugin")  # fmt: skip
 PR_SET_PDEATHSIG = 1
 
 
@@ -93,12 +97,12 @@ def serve():
     _die_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever is printed by mistake must not look like an answer
-    import _pytest.junitxml  # noqa: F401
-    import jupyter_client.manager  # noqa: F401
-    import nbval.plugin  # noqa: F401
+    import nbformat
+    from _pytest.config import default_plugins
 
-    import ftlab.grade.nbval_plugin  # noqa: F401
-
+    for name in (*(f"_pytest.{name}" for name in default_plugins), *IMPORTED):
+        importlib.import_module(name)
+    nbformat.validate(nbformat.v4.new_notebook())  # makes the validator
     gc.freeze()  # the children need not look at what will never be garbage
     for line in sys.stdin:
         pid = os.fork()

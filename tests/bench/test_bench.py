@@ -105,14 +105,17 @@ def test_grade():
     if not shutil.which("bwrap"):
         pytest.skip("no sandbox without bubblewrap: apt-get install bubblewrap")
     try:
-        rows = run("grade")
+        importlib.import_module("ftlab.bench.grade").nbgrader_python()
     except UsageError as error:
         pytest.skip(str(error))
+    rows = run("grade")
     for peer in ("nbgrader autograde", "plain nbval (pytest --nbval-lax)"):
         for what in ("whole", "reduced"):
             row = rows[f"grade, 2 submissions, against {peer}, {what} notebook"]
             assert row["ratio"] > 0 and row["peer"] > 0
-    assert rows["grade, 2 submissions, two Dask workers against one"]["ratio"] > 0
+        assert rows[f"grade --jobs 2, 2 submissions, against {peer}, whole notebook"]["ratio"] > 0
+    for what in ("", ", the start of their walls counted"):
+        assert rows[f"grade, 2 submissions, two Dask workers against one{what}"]["ratio"] > 0
     assert rows["grade, memory of the grader, 4 submissions to 2"]["limit"] == 1.1
     assert rows["grade, peak memory of the grader, 2 submissions"]["ours"] > 20
 
