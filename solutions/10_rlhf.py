@@ -789,13 +789,12 @@ lab.claim("X10b", lab.study("X10b")[0]["value"])
 # And RLOO beside PPO, on the same reward:
 
 # %% ftlab="result" claim="X10"
-columns = ("reward", "utility", "valid", "kl", "length", "seconds")
+columns = ("reward", "utility", "valid", "kl", "length")
 print(" " * 14 + "".join(f"{name:>10}" for name in columns))
 by_ppo = {entry["seed"]: entry["data"] for entry in lab.study("C51")}
 for entry in lab.study("X10"):
     rloo, same = entry["data"], by_ppo[entry["seed"]]
-    for name, row in (("PPO", same["after"] | {"seconds": same["seconds"]["PPO"]}),
-                      ("RLOO", rloo["after"] | {"seconds": rloo["seconds"]})):
+    for name, row in (("PPO", same["after"]), ("RLOO", rloo["after"])):
         print(f"{name + ', seed ' + str(entry['seed']):14}" + "".join(f"{row[column]:10.2f}" for column in columns))
 lab.claim("X10", lab.study("X10")[0]["value"])
 
