@@ -279,6 +279,10 @@ def test_a_cold_kernel_has_the_same_walls(tmp_path):
         assert running.raises(f"open({str(ROOT / 'pyproject.toml')!r})") == "FileNotFoundError"
         assert running.raises("open('/opt/package/shown.py', 'a')") in ("OSError", "PermissionError")
         assert running.raises("open('/usr/x', 'w')") in ("OSError", "PermissionError")
+        for folder in (".", "/dev/shm"):
+            code = f"for number in range(600):\n    open(f'{folder}/many{{number}}', 'w').close()"
+            assert running.raises(code) == "OSError", "500 files are allowed"
+            assert running.run(f"import glob, os; [os.remove(path) for path in glob.glob('{folder}/many*')]").status == "ok"
         code = "from multiprocessing import shared_memory; shared_memory.SharedMemory(create=True, size=99)"
         assert running.run(code).status == "ok"
         assert str(walls.folder) not in running.run("!cat /proc/1/cmdline").text
