@@ -359,11 +359,11 @@ lab.check("forgetting", forgetting)
 
 # %% ftlab="probe" id="forgetting"
 random.seed(lab.probe_seed("forgetting"))
-probe_evals = [{"step": 5 * i, "first": 0.5 + 0.1 * i * random.random(), "second": 2 - 0.2 * i + 0.3 * random.random()}
-               for i in range(8)]
-probe_rises = sorted(e["first"] - probe_evals[0]["first"] for e in probe_evals)
-lab.probe("forgetting", [*map(list, [forgetting(probe_evals, probe_rises[4])[0]]),
-                         *[forgetting(probe_evals, r)[1] for r in probe_rises[2:]]])
+probe_runs = [[{"step": 5 * i, "first": 0.5 + 0.1 * i * random.random(), "second": 2 - 0.2 * i + 0.3 * random.random()}
+               for i in range(8)] for _ in range(6)]
+probe_rises = [sorted(e["first"] - evals[0]["first"] + 1e-9 for e in evals) for evals in probe_runs]
+lab.probe("forgetting", [[list(forgetting(evals, rises[4])[0]), *[forgetting(evals, rise)[1] for rise in rises[2:]]]
+                         for evals, rises in zip(probe_runs, probe_rises)])
 
 # %% [markdown]
 # ## The library does it too, and agrees

@@ -165,7 +165,7 @@ def probe_update(curvature, hole, later):
     return update
 
 
-lab.probe("range_test", [list(range_test(probe_update(random.uniform(2, 5), hole, later), 0.01, high, 12))
+lab.probe("range_test", [list(range_test(probe_update(random.uniform(2, 3), hole, later), 0.01, high, 12))
                          for hole, later, high in ((1e3, 99, 30.0), (1.05, 99, 30.0), (1e3, 5, 0.09))])
 
 # %% [markdown]

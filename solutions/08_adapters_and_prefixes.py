@@ -116,7 +116,7 @@ lab.check("adapter", Adapter)
 
 # %% ftlab="probe" id="adapter"
 generator = torch.Generator().manual_seed(lab.probe_seed("adapter"))
-probe_adapter, probe_h = Adapter(5, 3), torch.randn(2, 5, generator=generator)
+probe_adapter, probe_h = Adapter(5, 3), torch.randn(8, 5, generator=generator)
 probe_start = probe_adapter(probe_h)
 with torch.no_grad():
     for parameter in (probe_adapter.down.weight, probe_adapter.down.bias, probe_adapter.up.weight, probe_adapter.up.bias):

@@ -100,7 +100,8 @@ lab.check("pareto", pareto)
 
 # %% ftlab="probe" id="pareto"
 random.seed(lab.probe_seed("pareto"))
-lab.probe("pareto", [pareto({f"m{i}": (random.randint(1, 4), random.randint(1, 4)) for i in range(12)}) for _ in range(5)])
+lab.probe("pareto", [pareto({f"m{i}": (random.randint(1, 4), random.randint(1, 4)) for i in range(size)})
+                     for size in (3, 5, 8, 12) for _ in range(6)])
 
 # %% [markdown]
 # ### 3. Does the ranking survive?
@@ -154,9 +155,10 @@ lab.check("choose", choose)
 
 # %% ftlab="probe" id="choose"
 random.seed(lab.probe_seed("choose"))
-probe_rows = {f"m{i}": {"score": random.random(), "low": random.random() / 2, "peak": random.randint(1, 9),
-                        "bytes": random.randint(1, 9)} for i in range(8)}
-lab.probe("choose", [choose(probe_rows, limits) for limits in ({"peak": 5}, {"peak": 6, "bytes": 6}, {"bytes": 0}, {})])
+probe_tables = [{f"m{i}": {"score": random.random(), "low": random.random() / 2, "peak": random.randint(1, 4),
+                          "bytes": random.randint(1, 4)} for i in range(8)} for _ in range(20)]
+lab.probe("choose", [choose(rows, limits) for rows in probe_tables
+                     for limits in ({"peak": 2}, {"peak": 3, "bytes": 3}, {"bytes": 0}, {})])
 
 # %% [markdown]
 # ## The terms

@@ -9,8 +9,9 @@ Which of a student's cells is an exercise's:
 1. the cells that carry its id: nbgrader's grade_id, else ours (`metadata.ftlab.id`), else the cell's own id;
 2. without one, or where that one is the untouched gap: the cells without a known id which begin with the exercise's heading
    or define what it asks for ("matched by content");
-3. of several, those that are not the untouched gap; of these the last that defines all that is asked for; where none does,
-   all together in their order, when together they do (a cell that was split), else the last.
+3. of several, those that are not the untouched gap; of these the last that defines all that is asked for, behind the ones
+   above it that define what it reads (a cell that was split); where none does, all together in their order, when together
+   they do, else the last.
 """
 
 import ast
@@ -259,13 +260,25 @@ def _heads(given, id):
 
 def _chosen(written, wanted):
     """The source that counts, of the cells that are not the untouched gap (rule 3 above)."""
-    whole = [given for given in written if wanted <= _defined(given.source)]
+    whole = [number for number, given in enumerate(written) if wanted <= _defined(given.source)]
     if whole and wanted:
-        return whole[-1].source
+        last = written[whole[-1]].source
+        reads, _ = _names(last)
+        above = [given.source for given in written[:whole[-1]] if reads & _names(given.source)[1]]
+        return "\n".join([*above, last])
     joined = "\n".join(given.source for given in written)
     if len(written) > 1 and wanted and wanted <= _defined(joined):
         return joined
     return written[-1].source
+
+
+def _names(source):
+    """(names that a cell reads and binds nowhere, names that its top level binds, imports too); none of no valid Python."""
+    try:
+        tree = ast.parse(source)
+        return used(tree) - all_bound(tree), set().union(*map(bound, tree.body))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set(), set()
 
 
 def _plain(source):

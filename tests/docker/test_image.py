@@ -63,7 +63,9 @@ class Image:
 
     def run_in_namespaces(self, *arguments, mounts=None):
         """As `run`, as the image's user, behind bubblewrap in place of a chroot: in one nobody can make namespaces."""
-        root = ["--bind", self.root, "/", "--dev-bind", "/dev", "/dev", "--dev-bind", "/proc", "/proc", "--bind", "/sys", "/sys"]
+        root = ["--bind", self.root, "/"]
+        for name in ("/dev", "/proc", "/sys"):
+            root += ["--dev-bind", name, name]
         for here, there in (mounts or {}).items():
             root += ["--bind", here, there]
         named = [pair.split("=", 1) for pair in self.config["Env"]]

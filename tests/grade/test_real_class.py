@@ -62,11 +62,15 @@ class Processes:
         return process
 
     def end(self):
-        for process in self.running:
+        """The last first: a Dask worker whose scheduler goes at the same moment may wait for it for ever."""
+        for process in reversed(self.running):
             if process.poll() is None:
                 process.terminate()
-        for process in self.running:
-            process.wait(30)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @pytest.fixture

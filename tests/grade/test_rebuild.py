@@ -129,6 +129,14 @@ def test_a_split_cell_is_put_together(correct, tmp_path):
     assert staged(again, tmp_path).codes["break_even"].endswith("# factor")
 
 
+@pytest.mark.parametrize("above", ["import math as m\nfactor = 1", "from math import floor as m", "def m():\n    pass"])
+def test_the_part_of_a_split_cell_that_the_rest_reads_comes_with_it(above, tmp_path):
+    rest = OURS["break_even"] + "\nprint(m)"
+    split = Notebook(LAB, OURS).write("break_even", above).copy("break_even", "unread = 1", id="b").copy("b", rest, id="c")
+    found = staged(split, tmp_path).codes["break_even"]
+    assert found.endswith(rest) and above in found and "unread" not in found
+
+
 def test_the_last_whole_cell_of_several_counts(correct, tmp_path):
     correct.copy("break_even", OURS["break_even"] + "\n# second").copy("break_even", "print('a trial')", id="third")
     assert staged(correct, tmp_path).codes["break_even"].endswith("# second")

@@ -1,6 +1,7 @@
 """A person at a hub, as a browser is one: pages, forms, cookies with their XSRF tokens, a notebook's kernel."""
 
 import json
+import re
 import time
 import urllib.parse
 import uuid
@@ -71,7 +72,14 @@ class Person:
 
     def open_server(self, owner=None):
         """Open JupyterLab's page of `owner`'s server (default: one's own), through the hub's questions and redirects."""
-        return self.page(f"/user/{owner or self.name}/lab")
+        page = self.page(f"/user/{owner or self.name}/lab")
+        if page.status_code == 200 and "/hub/api/oauth2/authorize" in page.url:
+            # Another's server: the hub asks whether one means it; the click on "Authorize".
+            fields = [("_xsrf", self._xsrf("/hub/"))]
+            fields += re.findall(r'<input\s+type="hidden"\s+name="(scopes)"\s+value="([^"]*)"', page.text)
+            headers = {"Sec-Fetch-Mode": "navigate", "Referer": page.url}
+            page = self.session.post(page.url, data=fields, headers=headers, timeout=PATIENCE)
+        return page
 
     def api(self, method, path, owner=None, **options):
         """Ask a server's REST interface with this person's cookies."""

@@ -42,18 +42,18 @@ def run(lab, checkpoint, before="", **environment):
 @pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("lab", catalogue.ANY_BASE)
-def test_the_lab_runs_on_a_checkpoint(lab, layout, checkpoint):
-    printed = run(lab, checkpoint(layout), FTLAB_PROFILE="cpu")
+@pytest.mark.parametrize("any_lab", catalogue.ANY_BASE)
+def test_the_lab_runs_on_a_checkpoint(any_lab, layout, checkpoint):
+    printed = run(any_lab, checkpoint(layout), FTLAB_PROFILE="cpu")
     assert printed.count(f"Base: {checkpoint(layout)}") == 1
 
 
 @pytest.mark.full
 @pytest.mark.slow
-@pytest.mark.parametrize("lab", catalogue.ANY_BASE)
-def test_the_lab_keeps_its_tensors_on_one_device(lab, checkpoint):
+@pytest.mark.parametrize("any_lab", catalogue.ANY_BASE)
+def test_the_lab_keeps_its_tensors_on_one_device(any_lab, checkpoint):
     before = f"import sys\nsys.path.insert(0, {str(TESTS)!r})\nimport fake_cuda\n_mode = fake_cuda.enter()"
-    printed = run(lab, checkpoint("llama"), before, FTLAB_PROFILE="gpu")
+    printed = run(any_lab, checkpoint("llama"), before, FTLAB_PROFILE="gpu")
     assert re.search(r"Base: .* on cuda", printed)
 
 

@@ -20,6 +20,7 @@ from ftlab.measure.claims import ledger_row
 from ftlab.teach.compare import difference
 
 HERE = pathlib.Path(__file__).parent
+SEEDS = 12  # of instructors, whose probes must tell every mistake
 GRADED = ("setup", "exercise", "check", "probe")
 PROBE_RTOL, PROBE_ATOL = 1e-3, 1e-6
 
@@ -157,6 +158,19 @@ def test_built_notebooks_leak_nothing(lab, folder):
         assert all(not cell.get("outputs") for cell in notebook.cells)
         assert all(cell.metadata.ftlab.kind != "probe" for cell in notebook.cells)
         assert all("BEGIN SOLUTION" not in cell.source and "lab.probe" not in cell.source for cell in notebook.cells)
+
+
+@pytest.mark.full
+def test_no_seed_lets_a_named_mistake_pass_the_probe(lab, monkeypatch):
+    """An instructor's secret is any text: with each, the probe must tell every mistake from the solution."""
+    found, problems = session(lab), []
+    for number in range(SEEDS):
+        monkeypatch.setenv("FTLAB_PROBE_SEED", f"secret {number}")
+        for id in found.at:
+            right = found.probe(id)
+            problems += [f"{id}, secret {number}: {name} passes" for name, source in wrong_answers(lab)[id].items()
+                         if not differs(found.probe(id, source), right)]
+    assert problems == []
 
 
 def test_the_solution_runs_under_nbval_with_the_same_probes_and_claims(lab):

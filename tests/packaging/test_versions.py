@@ -89,6 +89,19 @@ def test_every_pin_that_is_needed_transitively_is_there():
     assert len(seen) > 60
 
 
+def test_the_pins_take_every_python_that_we_promise():
+    """Debian 12's is 3.11.2; where one pin refuses it, pip searches for minutes and names no reason."""
+    import importlib.metadata
+
+    promised = PROJECT["requires-python"].removeprefix(">=")
+    exact, refused = pins(), {}
+    for found in importlib.metadata.distributions():
+        name, needs = canonicalize_name(found.metadata["Name"]), found.metadata.get("Requires-Python")
+        if needs and found.version.split("+")[0] == exact.get(name) and not SpecifierSet(needs).contains(f"{promised}.0"):
+            refused[name] = needs
+    assert refused == {}
+
+
 def test_colab_fits_the_ranges():
     found = ranges()
     for name, version in COLAB.items():

@@ -325,7 +325,7 @@ CLAIMS = [
                "what was exploited, C53b shows."),
     Claim(id="C53b", kind="measured", lab=LAB, measure=measure_length, at_least=5.0, seeds=5, unit="tokens",
           statement="It is exploited in just that way: answers grow.", metric="tokens an answer, biased less usual"),
-    Claim(id="X10", kind="report", lab=LAB, measure=measure_rloo, seeds=1, unit="utility",
+    Claim(id="X10", kind="report", lab=LAB, measure=measure_rloo, seeds=5, unit="utility",
           statement="TRL's RLOO, which has no value model, beside PPO on the same reward.",
           metric="true utility after RLOO less that after PPO, as many answers"),
     Claim(id="X10b", kind="measured", lab=LAB, measure=measure_reward_trainer, at_least=-0.03, at_most=0.03, seeds=5,
