@@ -13,8 +13,9 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MIB = 2**20
-# Absolute paths of one machine. Put together here, so that this file holds none itself.
-FOLDERS = ("root", "work", r"home/[a-z]\w*", r"Users/[A-Za-z]\w*")
+# Absolute paths of one machine (jovyan is the user of any Jupyter image). Put together here, so that this file holds
+# none itself.
+FOLDERS = ("root", "work", r"home/(?!jovyan\b)[a-z]\w*", r"Users/[A-Za-z]\w*")
 PATHS = re.compile(r"(?<![\w./~}$)-])/(?:" + "|".join(FOLDERS) + r")(?![\w-])")
 # Paths inside the container image are the image's own; the other file feeds made-up paths to a finder of such paths.
 EXEMPT = ("docker/", ".devcontainer/", "tests/course/test_notebooks.py")

@@ -229,7 +229,7 @@ def test_it_ends_early_when_the_held_out_loss_rises(bases, tmp_path, monkeypatch
         (["--template", "vicuna"], "choose one of alpaca, chat"),
         (["--loss", "prompt"], "choose response or all"),
         (["--base", "nowhere"], "no such folder"),
-        (["--base", "nobody/nothing"], "nobody/nothing: cannot be loaded"),
+        (["--base", "nobody/nothing"], "nobody/nothing: not here"),
         (["--base", "base-masked"], "choose base or base-small"),
         (["--data", "none.jsonl"], "none.jsonl: no such file"),
     ],

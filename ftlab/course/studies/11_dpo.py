@@ -252,7 +252,8 @@ CLAIMS = [
           statement="Noisy labels cost DPO true utility.",
           metric=f"true utility with noise {rlhf.NOISE:g} less that with noise {rlhf.NOISY:g}",
           note="Each of five runs lost some, 0.10 to 0.82. DPO kept a gain of 0.6 to 1.34 over its start, where PPO against a "
-               "reward model of the same noisy pairs gained nothing (-0.16 to 0.08). Smoothing the labels by 0.3 helped in none."),
+               "reward model of the same noisy pairs gained nothing (-0.16 to 0.08). Smoothing the labels by 0.3 helped in "
+               "none."),
     Claim(id="X11b", kind="measured", lab=LAB, measure=measure_trl, at_least=-0.3, at_most=0.3, seeds=5, unit="utility",
           statement="TRL's DPOTrainer reaches the same true utility.",
           metric="true utility of TRL's policy less that of ours, same pairs, steps and rate",
