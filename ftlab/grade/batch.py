@@ -57,7 +57,7 @@ def grade_class(submissions_folder, out, labs=(), jobs=1, scheduler=None, secret
         batch = Batch(rows, store, order, content, report or (lambda text: None))
         ended = None
         try:
-            with _runner(jobs, scheduler, batch.report) as run:
+            with _runner(jobs, scheduler, batch) as run:
                 batch.go(run)
         except (KeyboardInterrupt, NotHeld) as error:  # what is there is written first
             ended = error
@@ -206,10 +206,18 @@ class Batch:
             if row.key is None and row.submission.lab and not row.submission.problem:
                 self._find_key(row, only_known=True)
 
+    def has_new(self):
+        """Whether a file is there that no run has seen: one that is likely to be graded."""
+        found = (row.submission for row in self.rows)
+        return any(self.store.key_of(self._file(one)) is None for one in found if one.lab and not one.problem)
+
+    def _file(self, one):
+        """What tells a file from all others, and from itself on another basis."""
+        return cache.hash_of([self._basis(one.lab), one.lab, cache.hash_of(one.path.read_bytes())])
+
     def _find_key(self, row, only_known=False):
         one = row.submission
-        row.basis = self._basis(one.lab)
-        file = cache.hash_of([row.basis, one.lab, cache.hash_of(one.path.read_bytes())])
+        row.basis, file = self._basis(one.lab), self._file(one)
         row.key = self.store.key_of(file)
         if row.key is None and not only_known:
             row.key = cache.hash_of([row.basis, one.lab, self.content(str(one.path), one.lab)])
@@ -330,14 +338,21 @@ _WALLS = {}  # {mode: (context manager, walls)} of this process
 
 def in_walls(path, student, lab, secret, mode, hidden):
     """`grade_one` in this process's walls, which are put up at the first call and stand until `close_walls`."""
-    from ftlab.grade.kernel import Walls
+    walls = stand(mode, hidden)
     from ftlab.grade.one import grade_one
+
+    return grade_one(path, student, lab, secret, walls)
+
+
+def stand(mode, hidden):
+    """This process's walls; put up when they are not there. Raises UsageError where none can be."""
+    from ftlab.grade.kernel import Walls
 
     if mode not in _WALLS:
         stack = contextlib.ExitStack()
         _WALLS[mode] = (stack, stack.enter_context(Walls(mode, hidden=hidden)))
         atexit.register(close_walls)
-    return grade_one(path, student, lab, secret, _WALLS[mode][1])
+    return _WALLS[mode][1]
 
 
 def close_walls():
@@ -350,17 +365,19 @@ def close_walls():
 
 
 @contextlib.contextmanager
-def _runner(jobs, scheduler, report):
+def _runner(jobs, scheduler, batch):
     """A function of an iterable of jobs that yields (key, reply): in this process, or on Dask workers."""
     if scheduler is None and jobs == 1:
         try:
+            if batch.order["grader"] == GRADER and batch.has_new():
+                stand(batch.order["mode"], batch.order["hidden"])  # the warmed process imports while the first job is made
             yield lambda todo: ((job.key, json.loads(work(job.order, job.data()))) for job in todo)
         finally:
             close_walls()
         return
     from ftlab.grade import on_dask
 
-    with on_dask.connected(jobs, scheduler, report) as client:
+    with on_dask.connected(jobs, scheduler, batch.report) as client:
         yield lambda todo: on_dask.run(client, todo)
 
 
