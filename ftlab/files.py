@@ -10,8 +10,11 @@ import tempfile
 from ftlab.errors import UsageError
 
 
-def atomic_write_bytes(path, data):
-    """Write `data` to `path` so that a reader, or a crash, sees the old file or the new one, never a part."""
+def atomic_write_bytes(path, data, private=False):
+    """Write `data` to `path` so that a reader, or a crash, sees the old file or the new one, never a part.
+
+    private: the file is its owner's alone.
+    """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -21,7 +24,8 @@ def atomic_write_bytes(path, data):
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes the file private; a written file should have the mode that open() would give it.
-        os.chmod(temporary, 0o666 & ~_umask())
+        if not private:
+            os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -29,9 +33,9 @@ def atomic_write_bytes(path, data):
         raise
 
 
-def atomic_write_text(path, text):
+def atomic_write_text(path, text, private=False):
     """As `atomic_write_bytes`, for text in UTF-8."""
-    atomic_write_bytes(path, text.encode("utf-8"))
+    atomic_write_bytes(path, text.encode("utf-8"), private)
 
 
 def read_json(path):
@@ -39,9 +43,9 @@ def read_json(path):
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
 
 
-def write_json(path, value, indent=1):
+def write_json(path, value, indent=1, private=False):
     """Write `value` as JSON to `path`, atomically, with a newline at the end."""
-    atomic_write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n", private)
 
 
 @contextlib.contextmanager

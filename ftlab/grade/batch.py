@@ -57,7 +57,7 @@ def grade_class(submissions_folder, out, labs=(), jobs=1, scheduler=None, secret
         batch = Batch(rows, store, order, content, report or (lambda text: None))
         ended = None
         try:
-            with _runner(jobs, scheduler, batch.report) as run:
+            with _runner(jobs, scheduler, batch) as run:
                 batch.go(run)
         except (KeyboardInterrupt, NotHeld) as error:  # what is there is written first
             ended = error
@@ -146,6 +146,8 @@ class Batch:
         self.failed = {}  # {key: why the grader could not grade it}; not kept, so that the next run tries again
         self.asked = {}  # {key: number of rows that wait for it}
         self.counts = {"submissions": len(rows), "graded": 0, "reused": 0, "identical": 0, "malformed": 0, "failed": 0}
+        self.expected = {}  # {lab: {place: what our solution gives there}}, as far as it is known
+        self.walls = set()  # what stood where submissions were graded, in words
         self.done, self.began = 0, time.monotonic()
 
     def go(self, run):
@@ -156,6 +158,7 @@ class Batch:
             if "result" in reply:
                 self.store.save(key, reply["result"])
                 self.counts["graded"] += 1
+                self._learn(reply)
             else:
                 self.failed[key] = reply["failed"]
                 self.counts["failed"] += 1
@@ -183,8 +186,19 @@ class Batch:
             else:
                 self.asked[row.key] = 1
                 settled.add(row.key)
-                order = self.order | {"lab": one.lab, "release": cache.release(one.lab)}
+                if one.lab not in self.expected:
+                    self.expected[one.lab] = {} if self._unsafe else self.store.expected(self._basis(one.lab))
+                order = self.order | {"lab": one.lab, "release": cache.release(one.lab), "expected": self.expected[one.lab]}
                 yield Job(row.key, json.dumps(order), one.path)
+
+    def _learn(self, reply):
+        """What else a worker tells: its walls, and what it found our solution to give, for other workers and other runs."""
+        self.walls |= {reply["walls"]} if "walls" in reply else set()
+        if found := reply.get("expected"):
+            lab = reply["result"]["lab"]
+            self.expected[lab] = self.expected.get(lab, {}) | found
+            if not self._unsafe:  # a kernel without walls reads what this user may read
+                self.store.save_expected(self._basis(lab), self.expected[lab])
 
     def find_known(self):
         """Give each row the key of its result where an earlier run has found it, for a run that was stopped."""
@@ -192,14 +206,29 @@ class Batch:
             if row.key is None and row.submission.lab and not row.submission.problem:
                 self._find_key(row, only_known=True)
 
+    def has_new(self):
+        """Whether a file is there that no run has seen: one that is likely to be graded."""
+        found = (row.submission for row in self.rows)
+        return any(self.store.key_of(self._file(one)) is None for one in found if one.lab and not one.problem)
+
+    def _file(self, one):
+        """What tells a file from all others, and from itself on another basis."""
+        return cache.hash_of([self._basis(one.lab), one.lab, cache.hash_of(one.path.read_bytes())])
+
     def _find_key(self, row, only_known=False):
         one = row.submission
-        row.basis = cache.basis(one.lab, self.order["secret"], self.order["mode"] == "unsafe")
-        file = cache.hash_of([row.basis, one.lab, cache.hash_of(one.path.read_bytes())])
+        row.basis, file = self._basis(one.lab), self._file(one)
         row.key = self.store.key_of(file)
         if row.key is None and not only_known:
             row.key = cache.hash_of([row.basis, one.lab, self.content(str(one.path), one.lab)])
             self.store.note_key(file, row.key)
+
+    @property
+    def _unsafe(self):
+        return self.order["mode"] == "unsafe"
+
+    def _basis(self, lab):
+        return cache.basis(lab, self.order["secret"], self._unsafe)
 
     def tell(self):
         graded = self.counts["graded"] + self.counts["failed"]
@@ -224,13 +253,19 @@ def _duration(seconds):
 def work(order, data):
     """Grade the notebook `data` (bytes) as `order` (JSON) says; returns a reply as JSON text. Never raises.
 
-    A reply holds one of: result; refused (a line: this and every other job cannot be done here); failed (a line).
+    A reply holds one of: result; refused (a line: this and every other job cannot be done here); failed (a line). Beside
+    result, walls: what stood, in words; and expected, {place: records}, where this process had to find the reference itself.
     """
+    from ftlab.grade.one import records, take_records
+
     order = json.loads(order)
     try:
         if cache.release(order["lab"]) != order["release"]:
             return json.dumps({"refused": "a worker has another release of the course than this machine: install the same"})
         grader, problem = named(order["grader"]), None
+        known, here = order.get("expected", {}).get(cache.place()), (order["lab"], order["secret"])
+        if known is not None:
+            take_records(*here, known)
         _sweep()
         with tempfile.TemporaryDirectory(prefix=JOB_FOLDER) as folder:
             path = pathlib.Path(folder) / f"{order['lab']}.ipynb"
@@ -239,7 +274,12 @@ def work(order, data):
                 try:
                     result = grader(str(path), "", order["lab"], order["secret"], order["mode"], order["hidden"])
                     check_result(result, order["lab"])
-                    return json.dumps({"result": writable(result)}, allow_nan=False)
+                    reply = {"result": writable(result)}
+                    if known is None and (found := records(*here)):
+                        reply["expected"] = {cache.place(): found}
+                    if order["mode"] in _WALLS:
+                        reply["walls"] = _WALLS[order["mode"]][1].describe()
+                    return json.dumps(reply, allow_nan=False)
                 except UsageError:
                     raise
                 except Exception as error:
@@ -298,14 +338,21 @@ _WALLS = {}  # {mode: (context manager, walls)} of this process
 
 def in_walls(path, student, lab, secret, mode, hidden):
     """`grade_one` in this process's walls, which are put up at the first call and stand until `close_walls`."""
-    from ftlab.grade.kernel import Walls
+    walls = stand(mode, hidden)
     from ftlab.grade.one import grade_one
+
+    return grade_one(path, student, lab, secret, walls)
+
+
+def stand(mode, hidden):
+    """This process's walls; put up when they are not there. Raises UsageError where none can be."""
+    from ftlab.grade.kernel import Walls
 
     if mode not in _WALLS:
         stack = contextlib.ExitStack()
         _WALLS[mode] = (stack, stack.enter_context(Walls(mode, hidden=hidden)))
         atexit.register(close_walls)
-    return grade_one(path, student, lab, secret, _WALLS[mode][1])
+    return _WALLS[mode][1]
 
 
 def close_walls():
@@ -318,17 +365,19 @@ def close_walls():
 
 
 @contextlib.contextmanager
-def _runner(jobs, scheduler, report):
+def _runner(jobs, scheduler, batch):
     """A function of an iterable of jobs that yields (key, reply): in this process, or on Dask workers."""
     if scheduler is None and jobs == 1:
         try:
+            if batch.order["grader"] == GRADER and batch.has_new():
+                stand(batch.order["mode"], batch.order["hidden"])  # the warmed process imports while the first job is made
             yield lambda todo: ((job.key, json.loads(work(job.order, job.data()))) for job in todo)
         finally:
             close_walls()
         return
     from ftlab.grade import on_dask
 
-    with on_dask.connected(jobs, scheduler, report) as client:
+    with on_dask.connected(jobs, scheduler, batch.report) as client:
         yield lambda todo: on_dask.run(client, todo)
 
 
@@ -354,7 +403,7 @@ def write_all(out, batch, rules, flags, finished):
     grades.write(out)
     run = {"machine": profile.machine(measure=False), "finished": finished, "counts": batch.counts,
            "seconds": round(time.monotonic() - batch.began, 2), "versions": cache.versions(), "flags": flags,
-           "submissions": lines}  # fmt: skip
+           "walls": sorted(batch.walls), "submissions": lines}  # fmt: skip
     report.write(out / "report.html", run)
     if finished:
         pages.remove_others()
@@ -411,5 +460,6 @@ def _line(entry):
     return {"student": result["student"], "lab": result["lab"], "status": result["status"], "message": result["message"],
             "points": final["points"], "graded_points": result["points"], "max_points": result["max_points"],
             "late": entry["late"], "points_off": final["taken"], "kept_earlier": entry["kept"],
-            "overrides": final["overrides"], "seconds": result["seconds"], "flags": len(result["flags"]),
+            "overrides": final["overrides"], "seconds": result["seconds"], "walls": result.get("walls"),
+            "flags": len(result["flags"]),
             "file": writable(entry["file"]), "feedback": entry["page"]}  # fmt: skip

@@ -2,6 +2,7 @@
 
     OUT/.cache/<key>.json     the result of one content; names no student
     OUT/.cache/journal.jsonl  one line for each file seen ("file" -> "key") and each result graded ("graded" -> seconds)
+    OUT/.cache/expected-<basis>.json  what our solution of a lab gives on the hidden inputs, for each kind of machine
     OUT/.cache/attempts.json  which contents each student has handed in for each lab, for `--keep-best`
 
 A result's key is a hash of all that it depends on: the course's release, the versions of what runs it, the instructor's
@@ -19,6 +20,7 @@ import pathlib
 import platform
 import shutil
 
+from ftlab import profile
 from ftlab.course import catalogue
 from ftlab.errors import UsageError
 from ftlab.files import read_json, write_json
@@ -76,6 +78,16 @@ class Store:
         """Keep `result` under `key`, whole or not at all."""
         write_json(self._path(key), result)
         self._note({"graded": key, "lab": result["lab"], "seconds": result.get("seconds")})
+
+    def expected(self, basis):
+        """{place: records} that were found for this basis: what `one.take_records` takes."""
+        with contextlib.suppress(OSError, ValueError):
+            return dict(read_json(self.folder / f"expected-{basis}.json"))
+        return {}
+
+    def save_expected(self, basis, expected):
+        """Keep them, for the owner of the folder only, as the secret is."""
+        write_json(self.folder / f"expected-{basis}.json", expected, private=True)
 
     def key_of(self, file):
         """The key that a file (the hash of its bytes and of what else its result depends on) had, or None."""
@@ -161,6 +173,13 @@ def versions():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+@functools.cache
+def place():
+    """What may change the last digits of a result: processor and libraries, as text."""
+    libraries = [f"{name} {version}" for name, version in versions().items()]
+    return ", ".join([platform.system(), platform.machine(), profile.isa(load=False), *libraries])
 
 
 def basis(lab, secret, unsafe=False):

@@ -129,6 +129,7 @@ def main():
     else:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.connect(way)
+    door.send(connection, {"here": True})  # the mounts stand: the other side may bound them further
     order, listeners = door.receive(connection)
     if order is None:
         sys.exit("the other side of the door is gone")

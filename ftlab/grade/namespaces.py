@@ -43,6 +43,11 @@ def unshare(flags):
     _call("unshare", ctypes.c_int(flags))
 
 
+def enter(descriptor, kind):
+    """Go over into the namespace of this `kind` that `descriptor` is open on. NEWUSER: from a process of one thread only."""
+    _call("setns", ctypes.c_int(descriptor), ctypes.c_int(kind))
+
+
 def map_user(inside, outside):
     """In a fresh user namespace: be user and group `inside`, who are `outside` in the namespace above.
 

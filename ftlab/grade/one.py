@@ -5,6 +5,7 @@ versions of what is installed, and on no submission.
 """
 
 import atexit
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -21,6 +22,7 @@ from ftlab.errors import NotHeld
 from ftlab.files import atomic_write_text, read_json
 from ftlab.grade import rebuild, similarity, withheld
 from ftlab.grade.sessions import Sessions
+from ftlab.teach.display import PROBE_MIME
 
 # What each graded kernel is told. FTLAB_FAST: setup cells prepare experiments that are not run.
 ENVIRONMENT = {"FTLAB_HEADLESS": "1", "FTLAB_FAST": "1", "FTLAB_PROFILE": "cpu", "FTLAB_BASE": "", "PYTHONHASHSEED": "0"}
@@ -47,6 +49,7 @@ def grade_one(path, student, lab, secret, walls, reference=None, packages=None):
     """
     began = time.monotonic()
     packages = packages or own_packages(lab)
+    walls.kernel_name(package=packages["visible"], environment=ENVIRONMENT)  # at the first time it is copied: before we wait
     reference = reference or own_reference(lab, secret, walls, packages["hidden"][lab])
     staged = rebuild.staged(path, lab, secret, reference)
     if staged.problem:
@@ -58,7 +61,7 @@ def grade_one(path, student, lab, secret, walls, reference=None, packages=None):
     return {"student": student, "lab": lab, "status": "graded", "message": "",
             "points": sum(row["points"] for row in rows), "max_points": sum(row["max_points"] for row in rows),
             "seconds": round(time.monotonic() - began, 2), "exercises": rows, "flags": flags,
-            "versions": versions()}  # fmt: skip
+            "versions": versions(), "walls": walls.mode}  # fmt: skip
 
 
 def malformed(student, lab, problem, flags=()):
@@ -86,9 +89,14 @@ def reference(lab, secret, walls, package=None):
     failed = {id: one["message"] for id, one in found["tiers"]["hidden"].items() if one["status"] != "right"}
     if failed:
         raise NotHeld(f"our own solution of {lab} does not run where its answers are withheld: {failed}")
+    return _with_records(notebook, found["records"])
+
+
+def _with_records(notebook, records):
+    """The hidden `notebook` of our solution with the probes' `records` ({exercise id: record}) as their outputs."""
     for cell in notebook.cells:
         if cell.metadata.ftlab.kind == "probe":
-            cell.outputs, cell.execution_count = [rebuild.record_output(found["records"][cell.metadata.ftlab.id])], 1
+            cell.outputs, cell.execution_count = [rebuild.record_output(records[cell.metadata.ftlab.id])], 1
     return notebook
 
 
@@ -126,6 +134,23 @@ def own_reference(lab, secret, walls, package):
         if (lab, secret) not in _OWN["references"]:
             _OWN["references"][lab, secret] = reference(lab, secret, walls, package)
         return _OWN["references"][lab, secret]
+
+
+def records(lab, secret):
+    """What this process's reference expects, JSON: {exercise id: its probe's record}; None while there is no reference."""
+    notebook = _OWN["references"].get((lab, secret))
+    return notebook and {
+        cell.metadata.ftlab.id: cell.outputs[0]["data"][PROBE_MIME]
+        for cell in notebook.cells if cell.metadata.ftlab.kind == "probe"
+    }  # fmt: skip
+
+
+def take_records(lab, secret, known):
+    """Keep a reference for this process from `records` that another one found; what is none of `lab` is passed over."""
+    with _OWN["lock"]:
+        if (lab, secret) not in _OWN["references"]:
+            with contextlib.suppress(KeyError, TypeError):
+                _OWN["references"][lab, secret] = _with_records(rebuild.hidden_notebook(lab, secret=secret), known)
 
 
 def _sessions():

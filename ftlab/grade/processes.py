@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 
@@ -200,11 +201,20 @@ class Boxed(_Kernel):
             self._holder = os.pidfd_open(self.pid)
             self._join_group(self.pid)
             go.write(b"x")
+            door.receive(ours)  # it is there; if it is gone, the next call tells
+            self._bound_files()
             door.send(ours, request, [listener.fileno() for listener in listeners])
             message, descriptors = door.receive(ours)
             if message is None:
                 raise RuntimeError(f"the kernel could not be started: {log.read_text(errors='replace').strip()}")
             self.inner = descriptors[0]
+
+    def _bound_files(self):
+        command = [sys.executable, "-S", str(cold.HERE / "bound.py"), str(self.pid), str(self.order["limits"]["files"])]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no reason told"])[-1]
+            raise RuntimeError(f"the number of files that a kernel may write cannot be bounded: {last}")
 
     def _status(self):
         return self._process.poll() if self._process else -signal.SIGKILL
@@ -253,6 +263,7 @@ class Contained(_Kernel):
                     raise RuntimeError(f"the container could not be started: {log.read_text(errors='replace').strip()}")
             connection, _ = listener.accept()
             with connection:
+                door.receive(connection)  # it is there; what bounds it the runtime has set up
                 door.send(connection, request, [listener.fileno() for listener in listeners])
                 message, descriptors = door.receive(connection)
         if message is None:

@@ -97,6 +97,8 @@ def serve():
     _die_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever is printed by mistake must not look like an answer
+    # jsonschema would make a grammar of URIs with it, for almost two seconds; notebooks are checked without.
+    sys.modules.setdefault("rfc3987_syntax", None)
     import nbformat
     from _pytest.config import default_plugins
 

@@ -1,5 +1,6 @@
 """The batch: every submission gets one row, each content is graded once, and a run that is stopped goes on."""
 
+import contextlib
 import csv
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from grade import fake_class
@@ -20,7 +22,7 @@ from ftlab import cli
 from ftlab.course import catalogue
 from ftlab.errors import NotHeld, UsageError
 from ftlab.files import read_json
-from ftlab.grade import batch, cache
+from ftlab.grade import batch, cache, one
 from ftlab.grade.batch import grade_class
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -311,6 +313,40 @@ def interrupt(verdict):
 
 def workers_of(tmp_path):
     return {pid for _, pid, _ in log_of(tmp_path)}
+
+
+def test_what_our_solution_gives_is_found_once_and_goes_along_with_the_jobs(tmp_path, monkeypatch):
+    """Also to the next run; its file is the owner's alone, and not made where a kernel could read it."""
+    taken = []
+    monkeypatch.setattr(one, "records", lambda lab, secret: {"layer": secret[:3]})
+    monkeypatch.setattr(one, "take_records", lambda lab, secret, known: taken.append((lab, known)))
+    for number in range(3):
+        write(tmp_path / "class", f"student{number}", {IDS[0]: f"full\n{number}"})
+    grade(tmp_path)
+    assert taken == [(LAB, {"layer": "a s"})] * 2, "the first has found it"
+    [file] = (tmp_path / "out/.cache").glob("expected-*.json")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600 and read_json(file) == {cache.place(): {"layer": "a s"}}
+    write(tmp_path / "class", "student3", {IDS[0]: "full\n3"})
+    grade(tmp_path)
+    assert len(taken) == 3
+    monkeypatch.setattr(cache, "place", lambda: "another processor")
+    write(tmp_path / "class", "student4", {IDS[0]: "full\n4"})
+    grade(tmp_path)
+    assert len(taken) == 3 and len(read_json(file)) == 2, "each kind of machine finds its own"
+    grade(tmp_path, mode="unsafe")
+    assert len(taken) == 7 and list((tmp_path / "out/.cache").glob("expected-*.json")) == [file]
+    file.write_text("[")
+    write(tmp_path / "class", "student5", {IDS[0]: "full\n5"})
+    assert grade(tmp_path)["counts"]["graded"] == 1 and len(taken) == 7, "a damaged file counts for nothing"
+
+
+def test_the_run_tells_which_walls_stood(tmp_path, monkeypatch):
+    write(tmp_path / "class", "ada", {IDS[0]: "full"})
+    standing = (contextlib.ExitStack(), SimpleNamespace(describe=lambda: "cold: a new Python in bubblewrap"))
+    monkeypatch.setitem(batch._WALLS, "auto", standing)
+    run = grade(tmp_path)
+    assert run["flags"]["mode"] == "auto" and run["walls"] == ["cold: a new Python in bubblewrap"]
+    assert grade(tmp_path)["walls"] == [], "nothing was graded this time"
 
 
 @pytest.mark.full

@@ -227,7 +227,7 @@ def test_run_json_tells_no_secret_and_no_host(tmp_path):
     write(tmp_path / "class", "ada", {"layer": "full"})
     grade(tmp_path)
     run = read_json(tmp_path / "out" / "run.json")
-    assert {"machine", "finished", "counts", "seconds", "versions", "flags", "submissions"} == set(run)
+    assert {"machine", "finished", "counts", "seconds", "versions", "flags", "submissions", "walls"} == set(run)
     said = str(run)
     assert "a secret of the tests" not in said and platform.node() not in said.split("'") and str(tmp_path) not in said
     assert fake_class.points_of({"layer": "full"}) == run["submissions"][0]["points"] == 5
