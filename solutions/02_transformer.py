@@ -189,10 +189,12 @@ lab.check("bpe_merges", count_pairs, merge, train_bpe)
 
 # %% ftlab="probe" id="bpe_merges"
 rng = random.Random(lab.probe_seed("bpe_merges"))
-some_words = {tuple(rng.choices(range(5, 9), k=rng.randint(1, 7))): rng.randint(1, 3) for _ in range(12)}
+some_words = {tuple(rng.choices(range(5, 9), k=rng.randint(1, 7))): rng.randint(2, 4) for _ in range(12)}
+low, high = sorted(rng.sample(range(5, 9), 2))
 lab.probe("bpe_merges", {"counts": sorted([*pair, count] for pair, count in count_pairs(some_words).items()),
                          "merged": [merge(word, (5, 5), 0) for word in [(5, 5, 5, 6), *some_words]],
-                         "merges": train_bpe(some_words, 8, 10)})
+                         "merges": train_bpe(some_words, 8, 10),
+                         "ties": [train_bpe({word: 2}, 2, 10) for word in ((high, low, high), (low, high, low))]})
 
 # %% [markdown]
 # ### Attention

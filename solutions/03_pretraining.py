@@ -116,9 +116,9 @@ lab.check("shifted_loss", next_token_loss)
 
 # %% ftlab="probe" id="shifted_loss"
 generator = torch.Generator().manual_seed(lab.probe_seed("shifted_loss"))
-probe_labels = torch.randint(0, 7, (3, 6), generator=generator)
-probe_labels[1, 4:], probe_labels[2, 2:] = -100, -100
-lab.probe("shifted_loss", next_token_loss(2 * torch.randn(3, 6, 7, generator=generator), probe_labels))
+probe_labels = torch.randint(0, 7, (6, 3, 6), generator=generator)  # six batches: a wrong mean is near the right one at times
+probe_labels[:, 1, 4:], probe_labels[:, 2, 2:] = -100, -100
+lab.probe("shifted_loss", [next_token_loss(2 * torch.randn(3, 6, 7, generator=generator), labels) for labels in probe_labels])
 
 # %% [markdown]
 # A new model gives every token of the vocabulary about the same probability. Its loss should be close to $\log V$: the

@@ -20,7 +20,7 @@ from ftlab.measure.claims import ledger_row
 from ftlab.teach.compare import difference
 
 HERE = pathlib.Path(__file__).parent
-SEEDS = 12  # of instructors, whose probes must tell every mistake
+SEEDS = 60  # of instructors, whose probes must tell every mistake
 GRADED = ("setup", "exercise", "check", "probe")
 PROBE_RTOL, PROBE_ATOL = 1e-3, 1e-6
 
