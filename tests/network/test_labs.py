@@ -6,8 +6,6 @@ from network import hub_server
 from ftlab import online
 from ftlab.tune import bases
 
-pytestmark = pytest.mark.skipif(not hasattr(bases, "lab_base"), reason="labs start from the shipped bases only")
-
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("fault", [hub_server.black_hole(), hub_server.status(503), hub_server.status(401, "GatedRepo")])
