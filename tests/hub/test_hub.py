@@ -130,7 +130,9 @@ def run_lab(person):
     assert all("right" in text.lower() for text in checks.values()), checks
     claims = [output["data"][mime] for cell in notebook["cells"] if kind(cell) == "result"
               for output in cell["outputs"] for mime in output.get("data", {}) if "claim" in mime]  # fmt: skip
-    assert {"C03", "C04"} <= {claim["id"] for claim in claims if claim["holds"]}, "the exact claims hold at any size"
+    values = {claim["id"]: claim["value"] for claim in claims}
+    # With few steps no claim is judged; these two are exact at any size.
+    assert (values["C03"], values["C04"]) == (0, 1), values
 
 
 def kind(cell):
