@@ -5,6 +5,7 @@ The tests are steps of one story and run in this order. `make test-hub` makes wh
 
 import concurrent.futures
 import contextlib
+import http.server
 import json
 import os
 import pathlib
@@ -18,13 +19,14 @@ import time
 import pytest
 import requests
 import websocket
-from hub.harness import PATIENCE, ROOT, free_ports, memory_mib, processor_seconds, wait_for
+from hub.harness import PATIENCE, ROOT, memory_mib, processor_seconds, wait_for
 from hub.student import Person
 
 pytestmark = [pytest.mark.hub, pytest.mark.full, pytest.mark.timeout(3600)]
 
 LAB = "01_autoregression"
 WORK = f"ftlab-work/{LAB}.ipynb"
+COUNTING = "import time\nfor i in range(3600): print(i); time.sleep(1)"
 RUNNING = {}  # student's name: the id of the kernel that has run the lab
 
 
@@ -257,41 +259,62 @@ def test_the_hub_is_upgraded_while_students_work(school):
 # ---- a course in a repository
 
 
+class GitOverHttp(http.server.BaseHTTPRequestHandler):
+    """The repositories below `folder`, by git's own HTTP backend: nbgitpuller's shallow clones need more than plain files."""
+
+    folder = None
+
+    def do_GET(self):
+        """Ask the backend, by CGI."""
+        path, _, query = self.path.partition("?")
+        length = int(self.headers.get("Content-Length") or 0)
+        asked = {
+            "GIT_PROJECT_ROOT": str(self.folder), "GIT_HTTP_EXPORT_ALL": "1", "PATH_INFO": path, "QUERY_STRING": query,
+            "REQUEST_METHOD": self.command, "CONTENT_LENGTH": str(length), "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+        }  # fmt: skip
+        done = subprocess.run(
+            ["git", "http-backend"], input=self.rfile.read(length), env=os.environ | asked, capture_output=True, check=True
+        )
+        head, _, body = done.stdout.partition(b"\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
+        self.send_response(int(fields.pop("Status", "200").split()[0]))
+        for name, value in fields.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
 @pytest.fixture
-def course():
-    """A course's repository behind plain HTTP: (address, publish(text), working copy)."""
-    import functools
-    import http.server
-    import tempfile
+def course(tmp_path):
+    """A course's repository behind HTTP: (address, publish(name=text of labs/name.md, ...))."""
+    work, bare = tmp_path / "work", tmp_path / "served" / "course.git"
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run([*git, "init", "--quiet", "--initial-branch=main", work], check=True)
+    subprocess.run([*git, "init", "--quiet", "--bare", "--initial-branch=main", bare], check=True)
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
+    def publish(**files):
+        for name, text in files.items():
+            (work / "labs").mkdir(exist_ok=True)
+            (work / "labs" / f"{name}.md").write_text(text)
+        subprocess.run([*git, "-C", work, "add", "."], check=True)
+        subprocess.run([*git, "-C", work, "commit", "--quiet", "--message", "a release"], check=True)
+        subprocess.run([*git, "-C", work, "push", "--quiet", bare, "main"], check=True)
 
-    with tempfile.TemporaryDirectory() as folder:
-        work, bare = pathlib.Path(folder, "work"), pathlib.Path(folder, "served", "course.git")
-        git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
-        subprocess.run([*git, "init", "--quiet", "--initial-branch=main", work], check=True)
-        subprocess.run([*git, "init", "--quiet", "--bare", "--initial-branch=main", bare], check=True)
-
-        def publish(**files):
-            for name, text in files.items():
-                (work / "labs").mkdir(exist_ok=True)
-                (work / "labs" / f"{name}.md").write_text(text)
-            subprocess.run([*git, "-C", work, "add", "."], check=True)
-            subprocess.run([*git, "-C", work, "commit", "--quiet", "--message", "a release"], check=True)
-            subprocess.run([*git, "-C", work, "push", "--quiet", bare, "main"], check=True)
-            subprocess.run([*git, "-C", bare, "update-server-info"], check=True)
-
-        (port,) = free_ports(1)
-        handler = functools.partial(Quiet, directory=bare.parent)
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{port}/course.git", publish
-        finally:
-            server.shutdown()
-            server.server_close()
+    handler = type("Handler", (GitOverHttp,), {"folder": bare.parent})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/course.git", publish
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_courses_link_brings_its_files_and_keeps_the_students(school, course):
@@ -328,19 +351,20 @@ def pull(person, link):
 # ---- the end of the day
 
 
-def test_an_idle_server_is_stopped_and_one_at_work_is_not(school):
-    """The last two students: one runs a cell that prints now and then, the other went away."""
-    away, busy = school.students[-2:]
+def test_idle_servers_are_stopped_and_one_at_work_is_not(school):
+    """The last student runs a cell that prints now and then; the others went away."""
+    *others, busy = school.students
+    away, pid = others[-1], server_pids(school)[busy.name]
     with busy.open_notebook(WORK) as kernel:
-        ready = threading.Event()
-        worker = threading.Thread(
-            target=lambda: (ready.set(), kernel.run("import time\nfor i in range(1200): print(i); time.sleep(1)")), daemon=True
-        )
+        worker = threading.Thread(target=kernel.run, args=(COUNTING,), daemon=True)
         worker.start()
-        ready.wait(60)
-        school.hub.restart(IDLE_SECONDS="20")
-        wait_for(lambda: not running(school, away), PATIENCE, "the idle server is stopped", every=2)
-        assert running(school, busy), "the server at work was stopped, too"
+        school.hub.restart(IDLE_SECONDS="40")
+        wait_for(
+            lambda: not any(running(school, person) for person in others), PATIENCE, "the idle servers are stopped", every=2
+        )
+        seen = culler_rounds(school)
+        wait_for(lambda: culler_rounds(school) >= seen + 2, PATIENCE, "the culler's next rounds")
+        assert running(school, busy) and server_pids(school)[busy.name] == pid, "the server at work was stopped, too"
         school.hub.restart(IDLE_SECONDS="0")
         busy.api("POST", f"/kernels/{kernel.id}/interrupt").raise_for_status()
         worker.join(PATIENCE)
@@ -349,6 +373,11 @@ def test_an_idle_server_is_stopped_and_one_at_work_is_not(school):
     # A setting that was changed since the server's last start holds from its next: a hub's one course is its first page.
     assert "/git-pull?" in away.page(f"/user/{away.name}/").url
     assert "/git-pull?" not in busy.page(f"/user/{busy.name}/").url
+
+
+def culler_rounds(school):
+    """How often a culler has asked the hub who is there."""
+    return sum("GET /hub/api/users?" in line and "(culler@" in line for line in school.hub.log().splitlines())
 
 
 def running(school, person):
