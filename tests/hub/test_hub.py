@@ -293,7 +293,7 @@ class GitOverHttp(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def course(tmp_path):
-    """A course's repository behind HTTP: (address, publish(name=text of labs/name.md, ...))."""
+    """A course's repository behind HTTP: (address, publish(name=text of labs/name.txt, ...))."""
     work, bare = tmp_path / "work", tmp_path / "served" / "course.git"
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     subprocess.run([*git, "init", "--quiet", "--initial-branch=main", work], check=True)
@@ -302,7 +302,7 @@ def course(tmp_path):
     def publish(**files):
         for name, text in files.items():
             (work / "labs").mkdir(exist_ok=True)
-            (work / "labs" / f"{name}.md").write_text(text)
+            (work / "labs" / f"{name}.txt").write_text(text)
         subprocess.run([*git, "-C", work, "add", "."], check=True)
         subprocess.run([*git, "-C", work, "commit", "--quiet", "--message", "a release"], check=True)
         subprocess.run([*git, "-C", work, "push", "--quiet", bare, "main"], check=True)
@@ -327,13 +327,13 @@ def test_a_courses_link_brings_its_files_and_keeps_the_students(school, course):
     link = link.replace("&amp;", "&")
     assert link.startswith("/hub/user-redirect/git-pull?")
     pull(person, link)
-    assert person.read("winter/labs/first.md") == "first\n"
+    assert person.read("winter/labs/first.txt") == "first\n"
     body = {"type": "file", "format": "text", "content": "my own work\n"}
-    person.api("PUT", "/contents/winter/labs/first.md", json=body).raise_for_status()
+    person.api("PUT", "/contents/winter/labs/first.txt", json=body).raise_for_status()
     publish(first="first, corrected\n", third="new\n")
     pull(person, link)
-    assert person.read("winter/labs/first.md") == "my own work\n", "the student's work was overwritten"
-    assert person.read("winter/labs/third.md") == "new\n"
+    assert person.read("winter/labs/first.txt") == "my own work\n", "the student's work was overwritten"
+    assert person.read("winter/labs/third.txt") == "new\n"
 
 
 def pull(person, link):
