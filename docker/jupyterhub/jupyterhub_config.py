@@ -270,7 +270,10 @@ if idle:
             "services": ["culler"],
         }
     ]
-    command = [sys.executable, "-m", "jupyterhub_idle_culler", f"--timeout={idle}", f"--cull-every={every}"]
+    # What a hub knows when it starts is as old as its absence: the culler waits until it has heard of each server's use since.
+    wait = "import runpy, sys, time; time.sleep(float(sys.argv.pop(1))); "
+    wait += "runpy.run_module('jupyterhub_idle_culler', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", wait, str(2 * every), f"--timeout={idle}", f"--cull-every={every}"]
     c.JupyterHub.services = [{"name": "culler", "command": command}]
     # The hub learns of a server's last use from the server itself, and from the proxy.
     c.JupyterHub.last_activity_interval = every
