@@ -173,7 +173,7 @@ def test_versions_are_the_locks(image):
 @contextlib.contextmanager
 def started(image, *arguments, **options):
     """A server in the container; yields its process. At the end it is asked to stop, as `docker stop` does."""
-    log = open(BUILD / "server.log", "w+")
+    log = open(image.buildah.folder / "server.log", "w+")
     process = subprocess.Popen(image.command(arguments, **options), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     process.log = lambda: pathlib.Path(log.name).read_text()
     try:
