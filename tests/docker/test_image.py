@@ -142,7 +142,11 @@ def test_nothing_of_the_build_is_left(builder, image):
     assert image.files("run/secrets/*") == image.files("root/.cache/*") == image.files("root/.config/*") == []
     assert image.files("var/lib/apt/lists/*") == image.files("tmp/*") == []
     assert (image.root / "etc/resolv.conf").read_text() == ""
-    assert image.files("etc/pip.conf") == image.files("etc/xdg/pip/*") == []
+    assert image.files("etc/pip.conf") == image.files("etc/xdg/pip/*") == image.files("opt/venv/pip.conf") == []
+    folders = [image.root / name for name in ("etc", "opt/build", "opt/image", "root", "home")]
+    settings = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    kept = [str(path) for path in settings for place in places if place.encode() in path.read_bytes()]
+    assert len(settings) > 50 and kept == []
 
 
 def test_the_students_user_owns_a_home_and_nothing_of_the_course(image):
@@ -165,6 +169,24 @@ def test_versions_are_the_locks(image):
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     other = {name: version for name, version in found.items() if pins.get(name, version) != version.split("+")[0]}
     assert other == {} and {"torch", "jupyterlab", "jupyterhub", "nbgitpuller", "peft", "trl", "ftlab"} <= set(found)
+
+
+def test_nothing_misses_what_was_left_out(image):
+    code = """
+import bitsandbytes, datasets, debugpy, distributed, io, pyarrow.dataset, pyarrow.fs, sympy, torch, torch._dynamo, trl
+import matplotlib.pyplot
+rows = datasets.Dataset.from_dict({"text": ["a", "b"]})
+rows.to_parquet("/tmp/rows.parquet")
+assert datasets.Dataset.from_parquet("/tmp/rows.parquet")["text"][1] == "b"
+matplotlib.pyplot.plot([1, 2])
+matplotlib.pyplot.savefig(io.BytesIO(), format="pdf")  # fontTools cuts the fonts
+torch.multiprocessing.set_sharing_strategy("file_system")
+assert torch.ones(2).share_memory_().is_shared()  # by torch_shm_manager
+"""
+    done = image.run("python", "-c", code)
+    assert done.returncode == 0, done.stderr
+    done = image.run("pip", "check")
+    assert done.stdout.strip() == "No broken requirements found.", done.stdout
 
 
 # ---- a student, a hub
