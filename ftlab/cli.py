@@ -15,12 +15,16 @@ def main(arguments=None):
     parser = build_parser()
     try:
         options = parser.parse_args(arguments)
+        if options.run is None:
+            parser.print_help()
+            _flush()
+            return 2
     except SystemExit:  # --help and --version, which are printed already
         _flush()
         raise
-    if options.run is None:
-        parser.print_help()
-        return 2
+    except BrokenPipeError:
+        _flush()
+        return 0
     try:
         status = options.run(options) or 0
         _flush()
