@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -46,19 +47,30 @@ class Image:
         self.container = buildah.run("from", "--pull-never", name)
         self.root = pathlib.Path(buildah.run("mount", self.container))
 
-    def command(self, arguments, user=None, mounts=None, entry=True, **environment):
-        """The command line that runs `arguments` in the container; mounts: {folder here: path there}."""
+    def command(self, arguments, user=None, mounts=None, entry=True, output=None, **environment):
+        """The command line that runs `arguments` in the container; mounts: {folder here: path there}.
+
+        output: a folder here for the files `out` and `err`, in place of the command line's own output.
+        """
+        mounts = {**(mounts or {}), **({output: "/mnt"} if output else {})}
         options = ["--isolation=chroot", *(["--user", user] if user else [])]
-        options += [f"--volume={here}:{there}" for here, there in (mounts or {}).items()]
+        options += [f"--volume={here}:{there}" for here, there in mounts.items()]
         # The first process of a container is not number 1 here: tini wants to be told.
         environment = {"FTLAB_FAST": "1", "OMP_NUM_THREADS": "1", "TINI_SUBREAPER": "1", **environment}
         named = [f"{name}={value}" for name, value in environment.items()]
+        keep = ["sh", "-c", 'exec "$@" >/mnt/out 2>/mnt/err', "sh"] if output else []
         entry = self.config["Entrypoint"] if entry else []
-        return self.buildah.command("run", *options, self.container, "--", "env", *named, *entry, *arguments)
+        return self.buildah.command("run", *options, self.container, "--", "env", *named, *keep, *entry, *arguments)
 
     def run(self, *arguments, **options):
-        done = subprocess.run(self.command(arguments, **options), capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        done.stderr = re.sub(r"(?m)^(subprocess exited with|Error: exit) status \d+\n", "", done.stderr)  # buildah's own words
+        """What became of `arguments`. Output comes by files: buildah may end before it has handed on the last words."""
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o777)
+            command = self.command(arguments, output=folder, **options)
+            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            out, err = pathlib.Path(folder, "out"), pathlib.Path(folder, "err")
+            assert err.exists(), f"nothing was started: {done.stderr}"
+            done.stdout, done.stderr = out.read_text(), err.read_text()
         return done
 
     def run_in_namespaces(self, *arguments, mounts=None):
