@@ -67,8 +67,12 @@ class Image:
         with tempfile.TemporaryDirectory() as folder:
             os.chmod(folder, 0o777)
             command = self.command(arguments, output=folder, **options)
-            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
             out, err = pathlib.Path(folder, "out"), pathlib.Path(folder, "err")
+            for _ in range(3):
+                done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+                # buildah starts itself from a sealed copy in memory, and now and then cannot seal it: nothing has run then.
+                if err.exists() or "sealing memfd copy" not in done.stderr:
+                    break
             assert err.exists(), f"nothing was started: {done.stderr}"
             done.stdout, done.stderr = out.read_text(), err.read_text()
         return done
