@@ -13,13 +13,21 @@ from ftlab.tune.methods import METHODS
 def main(arguments=None):
     """Run one command; return the exit status: 0, 1 (what was asked did not hold), 2 (usage), 130 (interrupted)."""
     parser = build_parser()
-    options = parser.parse_args(arguments)
-    if options.run is None:
-        parser.print_help()
-        return 2
+    try:
+        options = parser.parse_args(arguments)
+        if options.run is None:
+            parser.print_help()
+            _flush()
+            return 2
+    except SystemExit:  # --help and --version, which are printed already
+        _flush()
+        raise
+    except BrokenPipeError:
+        _flush()
+        return 0
     try:
         status = options.run(options) or 0
-        sys.stdout.flush()
+        _flush()
         return status
     except (UsageError, NotHeld) as error:
         if options.debug:
@@ -32,8 +40,7 @@ def main(arguments=None):
         print("ftlab: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (head, less) is gone; the interpreter must not complain when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _flush()
         return 0
     except Exception as error:
         if options.debug:
@@ -47,6 +54,14 @@ def main(arguments=None):
             return 2
         print(f"ftlab: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
         return 1
+
+
+def _flush():
+    """Write out what was printed. Is the reader (head, less) gone, the interpreter must not complain when it closes stdout."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_parser():
