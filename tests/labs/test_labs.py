@@ -10,10 +10,12 @@ import os
 import pathlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
 
+from ftlab import profile
 from ftlab.course import catalogue, notebooks
 from ftlab.course.source import read_lab, solution_of, stub_of
 from ftlab.measure.claims import ledger_row
@@ -173,9 +175,23 @@ def test_no_seed_lets_a_named_mistake_pass_the_probe(lab, monkeypatch):
     assert problems == []
 
 
-def test_the_solution_runs_under_nbval_with_the_same_probes_and_claims(lab):
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(catalogue.ROOT), str(HERE)]))
+def test_the_solution_runs_under_nbval_with_the_same_probes_and_claims(lab, nbval_runs):
+    done = nbval_runs[lab].result()
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+
+
+@pytest.fixture(scope="session")
+def nbval_runs(request):
+    """{lab: Future of its solution's run under nbval}, as many at a time as there are cores; others wait their turn."""
+    name = test_the_solution_runs_under_nbval_with_the_same_probes_and_claims.__name__
+    labs = [item.callspec.params["lab"] for item in request.session.items if getattr(item, "originalname", "") == name]
+    pool = ThreadPoolExecutor(max_workers=profile.cores())
+    yield {lab: pool.submit(under_nbval, lab, os.environ["OMP_NUM_THREADS"] if len(labs) == 1 else "1") for lab in labs}
+    pool.shutdown(cancel_futures=True)
+
+
+def under_nbval(lab, threads):
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(catalogue.ROOT), str(HERE)]), OMP_NUM_THREADS=threads)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "nbval_ftlab", "-p", "no:cacheprovider", "--nbval",
                "--nbval-kernel-name=python3", f"solutions/{lab}.ipynb"]  # fmt: skip
-    done = subprocess.run(command, cwd=catalogue.ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    return subprocess.run(command, cwd=catalogue.ROOT, env=environment, capture_output=True, text=True)

@@ -81,6 +81,7 @@ def test_what_makes_it_smaller_does_and_parts_add_up():
         assert memory(SHAPE, method).trainable > 0 and peak(method) > 0
 
 
+@pytest.mark.full
 def test_the_formula_agrees_with_a_fresh_process():
     """Small, so that it is quick; the course's claim takes random models of 50 to 300 million parameters."""
     shape = Shape(4096, 512, 6, 8, 1376)
@@ -89,6 +90,7 @@ def test_the_formula_agrees_with_a_fresh_process():
         assert abs(found["error"]) < 0.2, (method, found)
 
 
+@pytest.mark.full
 def test_other_methods_can_be_measured_with_their_config():
     shape = Shape(2048, 256, 2, 4, 688)
     found = {method: cost.measure_peak(shape, method, batch=4, tokens=64, config=config) for method, config in
