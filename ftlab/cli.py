@@ -57,7 +57,7 @@ def main(arguments=None):
 
 
 def _flush():
-    """Write out what was printed. Is the reader (head, less) gone, the interpreter must not complain when it closes stdout."""
+    """Write out what was printed. When the reader (head, less) is gone, no complaint at the end."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:

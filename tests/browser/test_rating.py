@@ -5,6 +5,7 @@ import json
 import pytest
 from browser.harness import PATIENCE
 from browser.test_harness import write
+from browser.test_labs import ALL
 
 from ftlab.align.preferences import read_preferences
 from ftlab.align.ratings import Ratings
@@ -47,6 +48,7 @@ def shown(nb, cell, text):
 
 
 @pytest.mark.browser
+@pytest.mark.skipif(not ALL, reason="runs with the labs' drives: `make test-browser`")
 def test_rating_by_buttons_and_keys_through_a_restart(server, open_notebook):
     name = "rating.ipynb"
     write(server.work / name, "# Heading", CELL, "# Heading")

@@ -237,7 +237,6 @@ def test_nothing_outlives_the_grader_or_the_warmed_process(mode, victim, tmp_pat
             assert not any((path.parent / folder.name).exists() for path in walls._cgroup.folders.values())
 
 
-@pytest.mark.full
 def warmed(walls):
     """The warmed process: the first Python inside bubblewrap. Kernels that it forked, which may not be gone yet, follow."""
     for pid in processes.tree(walls._zygote.pid):
@@ -246,6 +245,7 @@ def warmed(walls):
     raise AssertionError("no Python among the processes inside")
 
 
+@pytest.mark.full
 def test_a_dead_warmed_process_is_replaced(tmp_path):
     with walls_or_skip("forked") as walls:
         with kernel(walls) as running:
