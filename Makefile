@@ -60,8 +60,8 @@ test-browser: $(ENV) browser  ## Drive the labs in a real JupyterLab with Chromi
 
 test-gpu: $(ENV)  ## Run all solutions on a pretrained model on the GPU; where there is none, say so and stop there
 	@if $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
-		$(PY) -m pytest -p no:cacheprovider tests/tune/test_on_gpu.py && \
-		FTLAB_PROFILE=gpu $(PY) -m pytest -p no:cacheprovider --nbval-lax --durations=0 solutions/ $(ARGS); \
+		$(PY) -m pytest -p no:cacheprovider tests/tune/test_on_gpu.py; tests=$$?; \
+		FTLAB_PROFILE=gpu $(PY) -m pytest -p no:cacheprovider --nbval-lax --durations=0 solutions/ $(ARGS) && exit $$tests; \
 	else echo "Skipped: torch sees no GPU here, so nothing was run ($(VENV)/bin/ftlab doctor says why)."; fi
 
 test-image: $(ENV) buildah  ## Build the container image, and run labs, tests and a server in it

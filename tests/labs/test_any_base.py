@@ -1,5 +1,6 @@
 """Labs on fine-tuning run on any causal language model: on tiny checkpoints of three layouts, and on a made-up GPU."""
 
+import os
 import pathlib
 import re
 import shutil
@@ -68,6 +69,21 @@ def test_labs_about_our_own_models_say_that_they_stay(monkeypatch, capsys):
     monkeypatch.delenv("FTLAB_BASE")
     ftlab.lab("01")
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("fails", ["neither", "test_on_gpu", "nbval-lax"])
+def test_make_test_gpu_runs_both_parts_and_tells_of_a_failure_in_either(fails, tmp_path):
+    if shutil.which("make") is None:
+        pytest.skip("no make here: install make")
+    python = tmp_path / "python"  # sees a GPU, and runs nothing
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 0\necho "$FTLAB_PROFILE $*"\ncase "$*" in *{fails}*) exit 1; esac\n')
+    python.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "FTLAB_PROFILE"}
+    command = ["make", "-s", "-o", ".venv/.ftlab-env", "test-gpu", f"PY={python}"]
+    done = subprocess.run(command, cwd=catalogue.ROOT, env=environment, capture_output=True, text=True)
+    tests, solutions = done.stdout.splitlines()
+    assert "tests/tune/test_on_gpu.py" in tests and solutions.startswith("gpu ") and "--nbval-lax" in solutions
+    assert (done.returncode == 0) == (fails == "neither"), done.stderr
 
 
 def test_make_test_gpu_says_so_where_there_is_none():
