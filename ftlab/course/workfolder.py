@@ -12,6 +12,8 @@ from ftlab.errors import UsageError
 from ftlab.files import atomic_write_bytes, read_json, write_json
 
 RECORD = ".ftlab.json"  # {file: hash of the lab as it was copied}
+# JupyterLab asks a newcomer about its news, and offers updates that the course's exact versions do not want.
+QUIET = ("--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate")
 
 
 def copy_labs(name=None, folder=None):
@@ -52,7 +54,7 @@ def open_jupyter(folder, name=None, browser=True, port=None):
 
 def jupyter_command(folder, name=None, browser=True, port=None):
     """The command that starts JupyterLab on `folder`, at lab `name` where one is given."""
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}"]
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}", *QUIET]
     if name:
         command.append(f"--LabApp.default_url=/lab/tree/{catalogue.find_labs([name])[0]}.ipynb")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
