@@ -23,6 +23,8 @@ become_student() {
     *[!0-9:]* | :* | *:) fail "NB_UID=$NB_UID and NB_GID=$NB_GID must be numbers" ;;
     esac
     [ "$NB_UID" != 0 ] || return 0
+    [ "${1:-}" != grade ] || echo "ftlab: started as root, grading as user $NB_UID: its folders have to belong to" \
+        "this user (-e NB_UID=0: stays root)" >&2
     mkdir -p "$HOME"
     [ "$(stat -c %u "$HOME")" != 0 ] || chown "$NB_UID:$NB_GID" "$HOME" 2>/dev/null || true
     exec setpriv --reuid "$NB_UID" --regid "$NB_GID" --clear-groups sh "$0" "$@"

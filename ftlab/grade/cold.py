@@ -20,6 +20,7 @@ SCRIPTS = "/run/ftlab"  # where those of our files lie inside that run there
 INSIDE, ZYGOTE, DOOR, NAMESPACES = ("inside.py", "zygote.py", "door.py", "namespaces.py")
 PACKAGES = "/run/ftlab/packages"
 HERE = pathlib.Path(__file__).parent
+NOBODY = "65534"
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "fonts", "mime.types", "alternatives")
@@ -105,7 +106,10 @@ def bubblewrap(bwrap, house, limits, user):
     """
     command = [bwrap, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try",
                "--new-session", "--clearenv", "--hostname", "sandbox"]  # fmt: skip
-    command += ["--unshare-user"] if user is None else _caps("SETUID", "SETGID", "SETPCAP")
+    if user is not None:
+        command += _caps("SETUID", "SETGID", "SETPCAP")
+    else:
+        command += ["--unshare-user", *(["--uid", NOBODY, "--gid", NOBODY] if os.geteuid() == 0 else [])]
     # Folders on the way are bwrap's own, and closed to other users if not told otherwise.
     ways = {str(way) for path in (*house.binds, f"{PACKAGES}/0", PACKAGE) for way in pathlib.Path(path).parents}
     steps = [(way, ["--perms", "0755", "--dir", way]) for way in ways if way != "/" and not _shown(way, house.binds)]

@@ -48,6 +48,7 @@ _WITHOUT_EDITABLE = ("import sys; sys.meta_path[:] = [f for f in sys.meta_path i
                      "import runpy; runpy.run_module('ipykernel_launcher', run_name='__main__', alter_sys=True)")  # fmt: skip
 _REHEARSAL = f"import importlib.util as i, ipykernel, sys; sys.exit({_HOLDS_ANSWERS} if i.find_spec('ftlab') else 0)"
 _LONGEST_SOCKET = 107  # bytes of a Unix socket's path
+_SYS_ADMIN = 21  # CAP_SYS_ADMIN, by its number in capability.h
 
 
 @dataclasses.dataclass(frozen=True)
@@ -384,12 +385,17 @@ def _sweep(root):
 
 def _throw_away_user():
     """As root: the number of a user who owns nothing and is nobody else's; None for anyone else, and where the system
-    has no such user for us (a container's root may be mapped to few)."""
-    if os.geteuid() != 0:
+    has no such user for us: a container's root may be mapped to few, or may make namespaces only as any user does."""
+    if os.geteuid() != 0 or not _capable(_SYS_ADMIN):
         return None
     mapped = [list(map(int, line.split())) for line in pathlib.Path("/proc/self/uid_map").read_text().splitlines()]
     user = 0x7A000000 + secrets.randbelow(0x10000)
     return user if any(first <= user < first + count for first, _, count in mapped) else None
+
+
+def _capable(capability):
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.split("CapEff:")[1].split()[0], 16) >> capability & 1
 
 
 def _repository():

@@ -212,6 +212,13 @@ def test_root_stays_root_only_when_asked(enter):
     assert "setpriv" not in done.stdout and "--allow-root" in done.stdout
 
 
+def test_who_grades_as_root_is_told_whose_the_folders_have_to_be(enter):
+    said = enter("grade", "in", "--out", "out", FAKE_UID="0", NB_UID="4711").stderr
+    assert said.count("\n") == 1 and "grading as user 4711" in said and "NB_UID=0" in said
+    assert "started as root" not in enter("grade", "in", "--out", "out", FAKE_UID="0", NB_UID="0").stderr
+    assert "started as root" not in enter("grade", "in", "--out", "out").stderr
+
+
 @pytest.mark.parametrize("uid", ["jovyan", "12x", "-1"])
 def test_a_user_that_is_no_number_is_one_line(enter, uid):
     done = enter("lab", FAKE_UID="0", NB_UID=uid)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -338,6 +339,29 @@ def test_without_nested_namespaces_auto_falls_back_to_cold(monkeypatch):
         if walls.mode == "container":
             pytest.skip("no bubblewrap")
         assert walls.mode == "cold" and "not forked: unshare" in walls.describe()
+
+
+BY_A_CONTAINERS_ROOT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from grade.sandboxes import kernel
+from ftlab.grade.kernel import Walls
+with Walls("auto") as walls, kernel(walls) as running:
+    print(walls.mode, running.value("__import__('os').getuid()"), running.raises("open('/usr/x', 'w')"))
+"""
+
+
+def test_the_root_of_a_container_grades_behind_the_walls_of_any_user():
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("needs root and setpriv: gives up what a container's root has not")
+    with walls_or_skip("cold"):
+        pass
+    # Docker's default for root: all but CAP_SYS_ADMIN of what grading needs.
+    command = ["setpriv", "--bounding-set", "-sys_admin", sys.executable, "-c", BY_A_CONTAINERS_ROOT, ROOT / "tests"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    mode, user, refused = done.stdout.split() or [done.stderr] * 3
+    assert mode in ("forked", "cold"), done.stderr
+    assert user == "65534" and refused in ("OSError", "PermissionError")
 
 
 def test_no_walls_only_when_asked_for(tmp_path):
