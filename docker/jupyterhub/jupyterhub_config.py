@@ -197,8 +197,11 @@ def docker():
 
 def processes():
     """Each server a process: the labs are copied to where they are missing, then the server starts."""
-    python = shlex.quote(setting("PYTHON", sys.executable))
-    start = f'cd "$HOME" && {python} -m ftlab lab --copy-only; exec {python} -m jupyterhub.singleuser "$@"'
+    path = setting("PYTHON", sys.executable)
+    python, programs = shlex.quote(path), shlex.quote(os.path.dirname(path))
+    # A cell's `!ftlab doctor` finds the labs' programs before the hub's.
+    start = f'export PATH={programs}:"$PATH"; cd "$HOME" && {python} -m ftlab lab --copy-only; '
+    start += f'exec {python} -m jupyterhub.singleuser "$@"'
     c.Spawner.cmd = ["sh", "-c", start, "server"]
     c.Spawner.env_keep = ["PATH", "PYTHONPATH", "JUPYTER_CONFIG_PATH", "LANG", "LC_ALL"]
 
@@ -235,7 +238,7 @@ spawner = choice("SPAWNER", "docker", "local", "simple")
 {"docker": docker, "local": local, "simple": simple}[spawner]()
 
 
-# ---- the courses: links that bring a repository's files to the student (nbgitpuller), and keep what the student changed
+# ---- the courses: links that bring a repository's files to the student (nbgitpuller), and keep each line that the student changed
 
 
 def pull_path(name, address, branch):

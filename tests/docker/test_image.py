@@ -273,6 +273,14 @@ def test_a_home_of_someone_else_is_one_line(image, home):
     assert f"set the container's user to its owner, {HUB_USER}" in done.stderr
 
 
+def test_a_terminal_finds_the_courses_programs(image):
+    assert image.run("bash", "-lc", "command -v ftlab python").stdout.split() == ["/opt/venv/bin/ftlab", "/opt/venv/bin/python"]
+
+
+def test_the_instructors_can_write_what_the_hub_mounts_for_all(image):
+    assert image.run("stat", "-c", "%u %a", "/srv/course").stdout.split() == ["1000", "2775"]
+
+
 def test_the_hubs_server_is_there(image):
     done = image.run("jupyterhub-singleuser", "--version")
     assert re.fullmatch(r"\d+\.\d+.*", done.stdout.strip().splitlines()[-1]), done.stderr

@@ -3,9 +3,11 @@
 import json
 import pathlib
 import re
+import subprocess
 
 import pytest
 import yaml
+from hub.harness import PYTHON
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docker" / "jupyterhub"
@@ -161,6 +163,22 @@ def test_compose_names_what_the_configuration_reads():
     assert "volumes" not in proxy
     assert (ROOT / hub["build"]["dockerfile"]).is_file()
     assert proxy["environment"]["CONFIGPROXY_AUTH_TOKEN"].startswith("${CONFIGPROXY_AUTH_TOKEN:?")
+
+
+@needs_hub
+@pytest.mark.full
+def test_the_hubs_packages_hold_the_drivers_of_the_databases_that_are_promised():
+    code = "import sqlalchemy, sys; print(*(sqlalchemy.create_engine(address).driver for address in sys.argv[1:]))"
+    done = subprocess.run([PYTHON, "-c", code, "sqlite://", "postgresql://hub@db/hub"], capture_output=True, text=True)
+    assert done.stdout.split() == ["pysqlite", "psycopg"], done.stderr
+
+
+def test_what_a_site_keeps_secret_is_nothing_that_git_takes():
+    files = ["docker/jupyterhub/.env", "docker/jupyterhub/admin_password", "admin-password", "my-site.yaml", "gateway.yaml"]
+    done = subprocess.run(["git", "check-ignore", *files], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode == 128:
+        pytest.skip("no git repository here")
+    assert done.stdout.split() == files
 
 
 def test_the_hub_and_the_students_agree_on_jupyterhub():

@@ -216,6 +216,11 @@ def test_nobody_reads_anothers_files(school, show):
     show("attempts on another student, all refused", {"count": len(attempts)})
 
 
+def test_a_cell_finds_the_courses_programs(school):
+    with school.students[0].open_notebook(WORK) as kernel:
+        assert "profile   cpu" in str(kernel.run("!ftlab doctor"))
+
+
 def test_the_instructor_sees_a_students_work(school):
     student = school.students[0]
     assert school.teacher.open_server(student.name).status_code == 200
@@ -319,7 +324,8 @@ def course(tmp_path):
 
 def test_a_courses_link_brings_its_files_and_keeps_the_students(school, course):
     address, publish = course
-    publish(first="first\n", second="one\ntwo\nthree\n")
+    lines = [f"line {number}\n" for number in range(9)]
+    publish(first="first\n", second="".join(lines))
     school.hub.restart(COURSES=f"winter={address}")
     person = school.students[0]
     home = person.page("/hub/home").text
@@ -330,9 +336,13 @@ def test_a_courses_link_brings_its_files_and_keeps_the_students(school, course):
     assert person.read("winter/labs/first.txt") == "first\n"
     body = {"type": "file", "format": "text", "content": "my own work\n"}
     person.api("PUT", "/contents/winter/labs/first.txt", json=body).raise_for_status()
-    publish(first="first, corrected\n", third="new\n")
+    mine = "".join(["mine\n", *lines[1:]])
+    person.api("PUT", "/contents/winter/labs/second.txt", json=body | {"content": mine}).raise_for_status()
+    publish(first="first, corrected\n", second="".join([*lines[:8], "corrected\n"]), third="new\n")
     pull(person, link)
     assert person.read("winter/labs/first.txt") == "my own work\n", "the student's work was overwritten"
+    merged = "".join(["mine\n", *lines[1:8], "corrected\n"])
+    assert person.read("winter/labs/second.txt") == merged, "what else is new in the file is not there"
     assert person.read("winter/labs/third.txt") == "new\n"
 
 
