@@ -238,7 +238,7 @@ spawner = choice("SPAWNER", "docker", "local", "simple")
 {"docker": docker, "local": local, "simple": simple}[spawner]()
 
 
-# ---- the courses: links that bring a repository's files to the student (nbgitpuller), and keep each line that the student changed
+# ---- the courses: links that bring a repository's files (nbgitpuller), and keep each line that the student changed
 
 
 def pull_path(name, address, branch):
