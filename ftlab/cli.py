@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import pathlib
 import sys
 
 import ftlab
@@ -396,8 +397,12 @@ def grade(options):
     for line in run["submissions"]:
         if line["status"] != "graded":
             print(f"to look at by hand: {line['student']}, {line['lab'] or line['file']}: {line['message']}")
+    if run["late_unknown"]:
+        print(f"late: Moodle's download does not say when its {run['late_unknown']} files were handed in; for lateness "
+              "nothing was taken off them (overrides.csv can)")  # fmt: skip
     print(f"secret: {secret} (keep it to yourself, and for regrades)")
-    print(f"wrote {options.out}/grades.csv, gradebook.csv, canvas.csv, moodle.csv, feedback/, report.html, run.json")
+    moodle = sorted(path.name for path in pathlib.Path(options.out).glob("moodle*.csv"))
+    print(f"wrote {options.out}/grades.csv, gradebook.csv, canvas.csv, {', '.join(moodle)}, feedback/, report.html, run.json")
 
 
 def bench(options):

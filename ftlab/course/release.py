@@ -50,7 +50,7 @@ def release(labs, out, archive=False, repository=None, report=lambda text: None)
     out = pathlib.Path(out)
     if repository is not None:
         address.check(repository)
-    kept = _kept(out)
+    kept, before = _kept(out), _labs_at(out)
     target = out.with_name(out.name + ".zip") if archive else None
     if target is not None:
         _check_archive(target)
@@ -69,6 +69,10 @@ def release(labs, out, archive=False, repository=None, report=lambda text: None)
         for name in kept:
             _carry(out / name, folder / name)
     lines = [f"{out}: {len(labs)} labs, {len(files)} files, {sum(map(len, files.values())) / 2**20:.1f} MiB"]
+    gone = sorted(set(before) - set(labs))
+    if gone:
+        every = ",".join(lab[:2] for lab in sorted({*before, *labs}))
+        lines.append(f"no longer in it: {', '.join(gone)} (name every lab that students have: --labs {every})")
     if target is not None:
         atomic_write_bytes(target, zipped(files, out.name))
         lines.append(f"{target}: the same as an archive")
@@ -275,6 +279,11 @@ def zipped(files, top):
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             archive.writestr(entry, data)
     return buffer.getvalue()
+
+
+def _labs_at(out):
+    """The labs of the release that lies at `out`, which `_kept` has looked at."""
+    return json.loads((out / RECORD).read_text(encoding="utf-8"))["labs"] if (out / RECORD).is_file() else []
 
 
 def _kept(out):

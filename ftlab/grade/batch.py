@@ -20,7 +20,7 @@ import time
 
 from ftlab.course import catalogue
 from ftlab.errors import NotHeld, UsageError
-from ftlab.files import write_json
+from ftlab.files import atomic_write_text, read_json, write_json
 from ftlab.grade import cache, feedback
 from ftlab.grade.gradebook import Grades, Rules, read_overrides
 from ftlab.grade.report import Report
@@ -49,9 +49,12 @@ def grade_class(submissions_folder, out, labs=(), jobs=1, scheduler=None, secret
     labs, rules = catalogue.find_labs(labs) if labs else [], rules or Rules()
     if jobs < 1:
         raise UsageError("--jobs must be at least 1")
+    if not (out / ".gitignore").exists():  # secret, students' work and grades are nothing for a course's repository
+        atomic_write_text(out / ".gitignore", "*\n")
     secret = secret or cache.open_secret(out / ".secret")
     with cache.Store(out) as store, store.scratch() as scratch:
         rows = find_rows(folder, labs, scratch)
+        _check_kept(out, rows)
         rules = _with_overrides(rules, overrides or out / "overrides.csv", bool(overrides), rows)
         order = {"secret": secret, "mode": mode, "grader": grader, "hidden": [str(out), str(folder)]}
         batch = Batch(rows, store, order, content, report or (lambda text: None))
@@ -113,6 +116,18 @@ def find_rows(folder, labs, scratch):
         if one.lms:
             one.lms = {name: writable(value) for name, value in one.lms.items()}
     return [Row(one) for one in chosen]
+
+
+def _check_kept(out, rows):
+    """Raise UsageError where `out` holds grades of labs that are not in `rows`: its tables and pages would be replaced."""
+    try:
+        before = {line["lab"] for line in read_json(out / "run.json")["submissions"]} - {""}
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    missing = sorted(before - {row.submission.lab for row in rows})
+    if missing:
+        raise UsageError(f"{out} holds the grades of {', '.join(missing)}, which this run does not grade: name another --out "
+                         "(one for each assignment), or grade all of them together")  # fmt: skip
 
 
 def _with_overrides(rules, path, asked, rows):
@@ -397,13 +412,14 @@ def write_all(out, batch, rules, flags, finished):
         grades.add(entry)
         report.add(entry)
         lines.append(_line(entry))
+    unknown = sum(bool(row.submission.lms) and row.submission.late is None for row in batch.rows)
     batch.counts["malformed"] = sum(line["status"] != "graded" for line in lines)
     if attempts:
         batch.store.note_attempts(attempts)
     grades.write(out)
     run = {"machine": profile.machine(measure=False), "finished": finished, "counts": batch.counts,
            "seconds": round(time.monotonic() - batch.began, 2), "versions": cache.versions(), "flags": flags,
-           "walls": sorted(batch.walls), "submissions": lines}  # fmt: skip
+           "walls": sorted(batch.walls), "late_unknown": unknown if rules.deadline else 0, "submissions": lines}  # fmt: skip
     report.write(out / "report.html", run)
     if finished:
         pages.remove_others()
@@ -414,7 +430,8 @@ def write_all(out, batch, rules, flags, finished):
 def _entry(row, batch, rules, attempts):
     """One row as the writers take it, or None while it has no result."""
     one = row.submission
-    late = rules.late(one.modified, one.late)
+    lms = one.lms and one.lms["kind"]
+    late = rules.late(one.modified, lms, one.late)
     if row.key is None and not one.problem and one.lab:
         return None
     result = batch.result(row.key)
@@ -426,7 +443,8 @@ def _entry(row, batch, rules, attempts):
         problem = one.problem or batch.failed.get(row.key) or "the file tells no lab"
         result = malformed(one.student, one.lab, problem)
     else:
-        attempts[one.student, one.lab] = {"key": row.key, "basis": row.basis, "modified": one.modified, "late": one.late}
+        attempts[one.student, one.lab] = {"key": row.key, "basis": row.basis, "modified": one.modified, "lms": lms,
+                                          "late": one.late}  # fmt: skip
     result |= {"student": one.student, "lab": one.lab}
     result["flags"] = [*result["flags"], *one.flags]
     entry = {"result": result, "late": late, "final": rules.apply(result, late), "lms": one.lms, "file": one.path.name,
@@ -434,7 +452,7 @@ def _entry(row, batch, rules, attempts):
     if rules.keep_best and row.key:
         entry = _best(entry, row, batch, rules)
     if entry["late"] and entry["late"]["seconds"] is None:
-        message = "the LMS marks it as late, its file's time does not; nothing was taken off"
+        message = "the LMS marks it as late and does not say by how much; nothing was taken off"
         result["flags"].append({"kind": "late_by_lms", "exercise": None, "message": message})
     return entry
 
@@ -447,7 +465,7 @@ def _best(entry, row, batch, rules):
         if result is None or attempt["key"] == row.key:
             continue
         result |= {"student": one.student, "lab": one.lab}
-        late = rules.late(attempt["modified"], attempt["late"])
+        late = rules.late(attempt["modified"], attempt.get("lms"), attempt["late"])
         final = rules.apply(result, late)
         if final["points"] is not None and final["points"] > (best["final"]["points"] or 0):
             best = entry | {"result": result, "late": late, "final": final, "kept": True}

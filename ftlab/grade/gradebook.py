@@ -39,17 +39,20 @@ class Rules:
     keep_best: bool = False
     overrides: dict = dataclasses.field(default_factory=dict)
 
-    def late(self, modified, lms_late=None):
+    def late(self, modified, lms=None, lms_late=None):
         """dict(seconds, periods, share) of a file handed in at `modified` (seconds since 1970), None when it was in time.
 
-        share: what is taken off, of the lab's full points. Where the LMS calls it late and its time does not say so,
+        share: what is taken off, of the lab's full points. lms: "moodle" or "canvas", whose downloads give every file the
+        time of the download: there only `lms_late` counts, what the LMS itself says (None: nothing). It names no time, so
         `seconds` is None and nothing is taken off.
         """
         if self.deadline is None:
             return None
+        if lms:
+            return {"seconds": None, "periods": 0, "share": 0.0} if lms_late else None
         seconds = modified - self.deadline.timestamp()
         if seconds <= 0:
-            return {"seconds": None, "periods": 0, "share": 0.0} if lms_late else None
+            return None
         periods = math.ceil(seconds / SECONDS[self.per])
         return {"seconds": round(seconds), "periods": periods, "share": min(1.0, round(periods * self.penalty, 6))}
 

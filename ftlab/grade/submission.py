@@ -32,6 +32,7 @@ DEPTH = 3  # folders below a student's own
 MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext)_?(?P<file>.*)", re.S)
 CANVAS = re.compile(r"(?P<name>[^_]+?)(?P<late>_LATE)?_(?P<id>\d+)_(?P<submission>\d+)_(?P<file>.+)", re.S)
 COPY = re.compile(r"(?:-Copy|[-_ ]|\s*\()(\d+)\)?$")  # "-1", " (2)", "-Copy3"
+_CLASS = "a download of a whole class inside the submissions' folder: grade it by itself, ftlab grade THE.zip"
 LAYOUTS = ("<student>/<lab>.ipynb, <student>/<lab>/<lab>.ipynb (nbgrader), a download of Moodle's or Canvas's, or a zip of "
            "one of these")  # fmt: skip
 
@@ -95,6 +96,8 @@ def _entry(path, scratch):
     if path.is_dir():
         return _in_folder(path, base, scratch, DEPTH)
     if path.suffix.lower() == ".zip":
+        if base.lms is None and _of_a_class(path):
+            return [dataclasses.replace(base, problem=_CLASS)]
         return _in_zip(path, base, scratch)
     if path.suffix.lower() != ".ipynb":
         return []
@@ -102,6 +105,16 @@ def _entry(path, scratch):
         problem = "the file's name tells no student: put it into a folder that is called as the student"
         return [dataclasses.replace(_read(path, base, file), problem=problem)]
     return [_read(path, base, file)]
+
+
+def _of_a_class(path):
+    """Whether a zip beside students' folders is an LMS's download. It is not unpacked as one: a student could have made it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            tops = {name.strip("/").partition("/")[0] for name in archive.namelist()[:STUDENT_ZIP[0]]}
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+    return any(MOODLE.fullmatch(name) or CANVAS.fullmatch(name) for name in tops)
 
 
 def _in_folder(folder, base, scratch, depth):

@@ -273,6 +273,14 @@ print("ran", len(cells), ftlab.__file__)
         assert done.stdout.split("\n")[-2].endswith(str(tmp_path / lab / "ftlab" / "__init__.py"))
 
 
+def test_a_release_that_drops_labs_says_so(tmp_path, capsys):
+    for labs, said in (("6", ""), ("6,9", ""), ("11", "no longer in it: 06_lora, 09_shootout"), ("11", "")):
+        assert cli.main(["release", "--out", str(tmp_path / "out"), "--labs", labs]) == 0
+        printed = capsys.readouterr().out
+        assert said in printed if said else "no longer" not in printed
+        assert not said or "--labs 06,09,11" in printed
+
+
 def test_some_labs_bring_what_they_load_and_no_more(tmp_path):
     assert cli.main(["release", "--out", str(tmp_path / "two"), "--labs", "01, 11"]) == 0
     names = set(contents(tmp_path / "two"))

@@ -105,7 +105,9 @@ def test_each_day_begun_costs_a_share_of_the_full_points(seconds, periods, share
 def test_in_time_is_not_late():
     rules = Rules(DEADLINE, 0.1)
     assert rules.late(DUE) is None and rules.late(DUE - 1) is None and Rules().late(DUE + 10) is None
-    assert rules.late(DUE - 1, lms_late=True) == {"seconds": None, "periods": 0, "share": 0.0}
+    # A download's files have the download's time: the LMS's word counts, and where it says nothing, nothing does.
+    assert rules.late(DUE + 10 * DAY, "canvas", False) is None and rules.late(DUE + 10 * DAY, "moodle") is None
+    assert rules.late(DUE + 10 * DAY, "canvas", True) == {"seconds": None, "periods": 0, "share": 0.0}
     assert Rules(DEADLINE, 0.02, "hour").late(DUE + 3601)["share"] == 0.04
 
 
@@ -124,14 +126,35 @@ def test_lateness_is_in_the_gradebook_and_not_in_the_grades(tmp_path):
     assert grade(tmp_path)["counts"]["graded"] == 0
 
 
-def test_what_the_lms_calls_late_and_its_time_does_not_is_flagged(tmp_path):
-    path = write(tmp_path / "other", "x", {"layer": "full"})
-    os.utime(path, (DUE - 5, DUE - 5))
+def test_a_download_is_late_by_the_lmss_word_and_never_by_its_files_times(tmp_path):
     (tmp_path / "class").mkdir()
-    path.rename(tmp_path / "class" / f"turingalan_LATE_4242_99001_{LAB}.ipynb")
+    for name in (f"turingalan_LATE_4242_99001_{LAB}.ipynb", f"lovelaceada_4243_99002_{LAB}.ipynb",
+                 f"Grace Hopper_77_assignsubmission_file_{LAB}.ipynb"):  # fmt: skip
+        path = write(tmp_path / "other", "x", {"layer": "full"})
+        os.utime(path, (DUE + 3 * DAY, DUE + 3 * DAY))  # when the instructor fetched them
+        path.rename(tmp_path / "class" / name)
     run = grade(tmp_path, Rules(DEADLINE, 0.1))
-    assert run["submissions"][0]["points"] == 5
+    assert {line["student"]: (line["points"], bool(line["late"])) for line in run["submissions"]} == {
+        "turingalan_4242": (5, True), "lovelaceada_4243": (5, False), "Grace Hopper_77": (5, False)}  # fmt: skip
+    assert run["late_unknown"] == 1, "Moodle says nothing"
     assert "late by lms" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_grades_of_another_lab_are_not_replaced(tmp_path):
+    write(tmp_path / "class", "ada", {"layer": "full"})
+    grade(tmp_path)
+    (tmp_path / "class" / "ada" / f"{LAB}.ipynb").unlink()
+    write(tmp_path / "class", "ada", {}, lab="09_shootout")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=f"holds the grades of {LAB}.*name another --out"):
+        grade(tmp_path)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_git_takes_nothing_of_what_is_written(tmp_path):
+    write(tmp_path / "class", "ada", {"layer": "full"})
+    grade(tmp_path)
+    assert (tmp_path / "out" / ".gitignore").read_text() == "*\n"
 
 
 @pytest.mark.parametrize("text", ["2026-12-01T23:59", "2026-12-01 23:59", "2026-12-01"])
@@ -227,7 +250,7 @@ def test_run_json_tells_no_secret_and_no_host(tmp_path):
     write(tmp_path / "class", "ada", {"layer": "full"})
     grade(tmp_path)
     run = read_json(tmp_path / "out" / "run.json")
-    assert {"machine", "finished", "counts", "seconds", "versions", "flags", "submissions", "walls"} == set(run)
+    assert {"machine", "finished", "counts", "seconds", "versions", "flags", "submissions", "walls", "late_unknown"} == set(run)
     said = str(run)
     assert "a secret of the tests" not in said and platform.node() not in said.split("'") and str(tmp_path) not in said
     assert fake_class.points_of({"layer": "full"}) == run["submissions"][0]["points"] == 5

@@ -80,6 +80,14 @@ def test_a_zip_a_student_within_a_download(put, tmp_path, text):
     assert found(tmp_path / "class") == [("Ada_1", "06_lora", None), ("Ada_1", "09_shootout", None), ("bob", "06_lora", None)]
 
 
+@pytest.mark.parametrize("name", ["Ada_1_assignsubmission_file_/06_lora.ipynb", "bbo_LATE_13_35_06_lora.ipynb"])
+def test_a_classs_download_among_students_is_no_student(name, put, tmp_path, text):
+    put("cy/06_lora.ipynb")
+    zipped(tmp_path / "class/CS101-Lab06-4711.zip", {name: text, "other/06_lora.ipynb": text})
+    one, other = collect(tmp_path / "class")
+    assert "by itself" in one.problem and (other.student, other.problem) == ("cy", None)
+
+
 def test_what_the_lms_says_is_kept(put, tmp_path):
     put("bbo_LATE_13_35_06_lora.ipynb"), put("ada_1_2_06_lora.ipynb"), put("Eve E_5_assignsubmission_file_/06_lora.ipynb")
     os.utime(put("ada_1_2_06_lora.ipynb"), (1e9, 1e9))

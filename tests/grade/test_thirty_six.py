@@ -27,7 +27,7 @@ from ftlab.grade import processes
 
 WORTH = {"full": 1.0, "partial": 0.75}
 SECRET = "nobody knows this one"
-OUT = {".cache", "grades.csv", "gradebook.csv", "canvas.csv", "moodle.csv", "feedback", "report.html", "run.json"}
+OUT = {".gitignore", ".cache", "grades.csv", "gradebook.csv", "canvas.csv", "moodle.csv", "feedback", "report.html", "run.json"}
 
 
 def start(folder, *more):

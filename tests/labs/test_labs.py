@@ -18,13 +18,13 @@ import pytest
 from ftlab import profile
 from ftlab.course import catalogue, notebooks
 from ftlab.course.source import read_lab, solution_of, stub_of
+from ftlab.grade.nbval_plugin import ATOL, RTOL
 from ftlab.measure.claims import ledger_row
 from ftlab.teach.compare import difference
 
 HERE = pathlib.Path(__file__).parent
 SEEDS = 60  # of instructors, whose probes must tell every mistake
 GRADED = ("setup", "exercise", "check", "probe")
-PROBE_RTOL, PROBE_ATOL = 1e-3, 1e-6
 
 
 class Session:
@@ -135,7 +135,7 @@ def test_probes_depend_on_the_seed_and_on_the_answer(lab, monkeypatch):
 
 
 def differs(got, want):
-    return isinstance(got, Exception) or difference(got, want, PROBE_RTOL, PROBE_ATOL) is not None
+    return isinstance(got, Exception) or difference(got, want, RTOL, ATOL) is not None
 
 
 def test_every_claim_is_measured(lab):
