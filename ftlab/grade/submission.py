@@ -114,7 +114,9 @@ def _of_a_class(path):
             tops = {name.strip("/").partition("/")[0] for name in archive.namelist()[:STUDENT_ZIP[0]]}
     except (zipfile.BadZipFile, OSError, ValueError):
         return False
-    return any(MOODLE.fullmatch(name) or CANVAS.fullmatch(name) for name in tops)
+    moodles, canvases = ([found for name in tops if (found := kind.fullmatch(name))] for kind in (MOODLE, CANVAS))
+    # A student's own file may be called as Canvas calls one; two of two people are not.
+    return bool(moodles) or len({found["id"] for found in canvases}) > 1
 
 
 def _in_folder(folder, base, scratch, depth):

@@ -77,13 +77,16 @@ def test_every_layout_is_read_from_a_folder_and_from_a_zip(name, as_zip, put, tm
 def test_a_zip_a_student_within_a_download(put, tmp_path, text):
     zipped(tmp_path / "class/Ada_1_assignsubmission_file_/all.zip", {"06_lora.ipynb": text, "x/09_shootout.ipynb": text})
     zipped(tmp_path / "class/bob.zip", {"06_lora.ipynb": text})
-    assert found(tmp_path / "class") == [("Ada_1", "06_lora", None), ("Ada_1", "09_shootout", None), ("bob", "06_lora", None)]
+    zipped(tmp_path / "class/cy.zip", {"labs_06_07_06_lora.ipynb": text})  # not Canvas's
+    assert found(tmp_path / "class") == [("Ada_1", "06_lora", None), ("Ada_1", "09_shootout", None), ("bob", "06_lora", None),
+                                         ("cy", "06_lora", None)]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["Ada_1_assignsubmission_file_/06_lora.ipynb", "bbo_LATE_13_35_06_lora.ipynb"])
-def test_a_classs_download_among_students_is_no_student(name, put, tmp_path, text):
+@pytest.mark.parametrize("names", [["Ada_1_assignsubmission_file_/06_lora.ipynb"],
+                                   ["bbo_LATE_13_35_06_lora.ipynb", "ada_14_36_06_lora.ipynb"]])  # fmt: skip
+def test_a_classs_download_among_students_is_no_student(names, put, tmp_path, text):
     put("cy/06_lora.ipynb")
-    zipped(tmp_path / "class/CS101-Lab06-4711.zip", {name: text, "other/06_lora.ipynb": text})
+    zipped(tmp_path / "class/CS101-Lab06-4711.zip", dict.fromkeys(names, text))
     one, other = collect(tmp_path / "class")
     assert "by itself" in one.problem and (other.student, other.problem) == ("cy", None)
 
