@@ -185,13 +185,16 @@ def nbval_runs(request):
     """{lab: Future of its solution's run under nbval}, as many at a time as there are cores; others wait their turn."""
     name = test_the_solution_runs_under_nbval_with_the_same_probes_and_claims.__name__
     labs = [item.callspec.params["lab"] for item in request.session.items if getattr(item, "originalname", "") == name]
+    # Taken now and for all: while these run, tests of other labs set seeds of their own.
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(catalogue.ROOT), str(HERE)]), FTLAB_HEADLESS="1",
+                       FTLAB_FAST=os.environ.get("FTLAB_FAST", "1"))  # fmt: skip
+    environment |= {"OMP_NUM_THREADS": "1"} if len(labs) > 1 else {}
     pool = ThreadPoolExecutor(max_workers=profile.cores())
-    yield {lab: pool.submit(under_nbval, lab, os.environ["OMP_NUM_THREADS"] if len(labs) == 1 else "1") for lab in labs}
+    yield {lab: pool.submit(under_nbval, lab, environment) for lab in labs}
     pool.shutdown(cancel_futures=True)
 
 
-def under_nbval(lab, threads):
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(catalogue.ROOT), str(HERE)]), OMP_NUM_THREADS=threads)
+def under_nbval(lab, environment):
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "nbval_ftlab", "-p", "no:cacheprovider", "--nbval",
                "--nbval-kernel-name=python3", f"solutions/{lab}.ipynb"]  # fmt: skip
     return subprocess.run(command, cwd=catalogue.ROOT, env=environment, capture_output=True, text=True)
