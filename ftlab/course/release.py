@@ -283,7 +283,7 @@ def zipped(files, top):
 
 def _labs_at(out):
     """The labs of the release that lies at `out`, which `_kept` has looked at."""
-    return json.loads((out / RECORD).read_text(encoding="utf-8"))["labs"] if (out / RECORD).is_file() else []
+    return _record(_bytes(out / RECORD))["labs"] if (out / RECORD).is_file() else []
 
 
 def _kept(out):

@@ -12,8 +12,8 @@ from ftlab.errors import UsageError
 from ftlab.files import atomic_write_bytes, read_json, write_json
 
 RECORD = ".ftlab.json"  # {file: hash of the lab as it was copied}
-# JupyterLab asks a newcomer about its news, and offers updates that the course's exact versions do not want.
-QUIET = ("--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate")
+# Defaults of settings: JupyterLab asks nobody about its news, and offers no update of the course's exact versions.
+CONFIG = catalogue.PACKAGE / "course" / "jupyter"
 
 
 def copy_labs(name=None, folder=None):
@@ -46,15 +46,17 @@ def open_jupyter(folder, name=None, browser=True, port=None):
     """Start JupyterLab on `folder` and wait until it ends; return its exit status."""
     if importlib.util.find_spec("jupyterlab") is None:
         raise UsageError("JupyterLab is not installed: pip install 'ftlab[lab]'")
+    places = os.pathsep.join(filter(None, [str(CONFIG), os.environ.get("JUPYTER_CONFIG_PATH")]))
     try:
-        return subprocess.run(jupyter_command(folder, name, browser, port), check=False).returncode
+        return subprocess.run(jupyter_command(folder, name, browser, port), check=False,
+                              env=dict(os.environ, JUPYTER_CONFIG_PATH=places)).returncode  # fmt: skip
     except KeyboardInterrupt:
         return 0  # Ctrl-C is how one leaves JupyterLab; it has had the signal too
 
 
 def jupyter_command(folder, name=None, browser=True, port=None):
     """The command that starts JupyterLab on `folder`, at lab `name` where one is given."""
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}", *QUIET]
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}"]
     if name:
         command.append(f"--LabApp.default_url=/lab/tree/{catalogue.find_labs([name])[0]}.ipynb")
     if hasattr(os, "geteuid") and os.geteuid() == 0:

@@ -49,7 +49,7 @@ def grade_class(submissions_folder, out, labs=(), jobs=1, scheduler=None, secret
     labs, rules = catalogue.find_labs(labs) if labs else [], rules or Rules()
     if jobs < 1:
         raise UsageError("--jobs must be at least 1")
-    if not (out / ".gitignore").exists():  # secret, students' work and grades are nothing for a course's repository
+    if not any(out.iterdir()):  # a folder of ours alone: secret, students' work and grades are nothing for a repository
         atomic_write_text(out / ".gitignore", "*\n")
     secret = secret or cache.open_secret(out / ".secret")
     with cache.Store(out) as store, store.scratch() as scratch:
@@ -412,14 +412,14 @@ def write_all(out, batch, rules, flags, finished):
         grades.add(entry)
         report.add(entry)
         lines.append(_line(entry))
-    unknown = sum(bool(row.submission.lms) and row.submission.late is None for row in batch.rows)
     batch.counts["malformed"] = sum(line["status"] != "graded" for line in lines)
     if attempts:
         batch.store.note_attempts(attempts)
     grades.write(out)
+    silent = sum(bool(row.submission.lms) and row.submission.late is None for row in batch.rows)
     run = {"machine": profile.machine(measure=False), "finished": finished, "counts": batch.counts,
            "seconds": round(time.monotonic() - batch.began, 2), "versions": cache.versions(), "flags": flags,
-           "walls": sorted(batch.walls), "late_unknown": unknown if rules.deadline else 0, "submissions": lines}  # fmt: skip
+           "walls": sorted(batch.walls), "late_unknown": silent if rules.deadline else 0, "submissions": lines}  # fmt: skip
     report.write(out / "report.html", run)
     if finished:
         pages.remove_others()

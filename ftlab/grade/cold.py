@@ -25,8 +25,8 @@ NOBODY = "65534"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "fonts", "mime.types", "alternatives")
 _OWN_ETC = {
-    "passwd": "nobody:x:65534:65534:nobody:/scratch/home:/bin/sh\n",
-    "group": "nogroup:x:65534:\n",
+    "passwd": f"nobody:x:{NOBODY}:{NOBODY}:nobody:/scratch/home:/bin/sh\n",
+    "group": f"nogroup:x:{NOBODY}:\n",
     "hosts": "127.0.0.1 localhost sandbox\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
@@ -108,7 +108,7 @@ def bubblewrap(bwrap, house, limits, user):
                "--new-session", "--clearenv", "--hostname", "sandbox"]  # fmt: skip
     if user is not None:
         command += _caps("SETUID", "SETGID", "SETPCAP")
-    else:
+    else:  # a root who cannot become the throw-away user is nobody in it; anyone else keeps the own number
         command += ["--unshare-user", *(["--uid", NOBODY, "--gid", NOBODY] if os.geteuid() == 0 else [])]
     # Folders on the way are bwrap's own, and closed to other users if not told otherwise.
     ways = {str(way) for path in (*house.binds, f"{PACKAGES}/0", PACKAGE) for way in pathlib.Path(path).parents}
@@ -206,8 +206,8 @@ def container_command(runtime, name, image, limits, package, door):
     inodes = "" if is_podman(runtime) else f",nr_inodes={limits['files']}"
     command = [
         runtime, "run", "--name", name, "--network", "none", "--read-only", "--cap-drop", "ALL",
-        "--security-opt", "no-new-privileges", "--user", "65534:65534", "--hostname", "sandbox", "--init", "--no-healthcheck",
-        "--memory", memory, "--memory-swap", memory,
+        "--security-opt", "no-new-privileges", "--user", f"{NOBODY}:{NOBODY}", "--hostname", "sandbox", "--init",
+        "--no-healthcheck", "--memory", memory, "--memory-swap", memory,
         "--pids-limit", str(limits["processes"]), "--cpus", str(limits["threads"]), "--pull", "never", "--log-driver", "none",
         "--tmpfs", f"/scratch:rw,nosuid,nodev,exec,size={size}{inodes},mode=1777",
         "--tmpfs", f"/tmp:rw,nosuid,nodev,size={size}{inodes},mode=1777",

@@ -58,5 +58,6 @@ def test_student_opens_the_lab(lab, course, open_notebook):
     notebook.run_cell(first)
     notebook.assert_clean()
     assert notebook.cells()[first]["count"]
-    settings = notebook.page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').textContent)")
-    assert settings["news"] == {"disabled": True}, "a newcomer is asked about JupyterLab's news"
+    properties = course.api("/lab/api/settings/@jupyterlab/apputils-extension:notification")["schema"]["properties"]
+    asked = {name: properties[name]["default"] for name in ("fetchNews", "checkForUpdates")}
+    assert asked == {"fetchNews": "false", "checkForUpdates": False}, "a newcomer is asked about JupyterLab's news"

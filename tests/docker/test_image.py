@@ -253,8 +253,9 @@ def test_the_server_of_a_student_whose_home_is_mounted(image, home):
             time.sleep(1)
         assert "<form" in page(f"http://127.0.0.1:{port}/login")
         listed = json.loads(page(f"http://127.0.0.1:{port}/api/contents?token=a-word"))
-        assert '"news": {"disabled": true}' in page(f"http://127.0.0.1:{port}/lab?token=a-word")
-        assert json.loads(page(f"http://127.0.0.1:{port}/lab/api/update?token=a-word"))["notification"] is None
+        setting = "lab/api/settings/@jupyterlab/apputils-extension:notification"
+        asked = json.loads(page(f"http://127.0.0.1:{port}/{setting}?token=a-word"))["schema"]["properties"]
+        assert asked["fetchNews"]["default"] == "false" and asked["checkForUpdates"]["default"] is False
         with pytest.raises(urllib.error.HTTPError):
             page(f"http://127.0.0.1:{port}/api/contents")
     names = {entry["name"] for entry in listed["content"]}
