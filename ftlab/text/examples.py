@@ -22,6 +22,11 @@ class Example:
     form: "instruction" (instruction, maybe input, response), "completion" (the prompt in `instruction`, its
     continuation in `response`; no template), "text" (all in `response`; no template), "messages" (`messages`, a tuple
     of (role, content)). source: (file, row, {field: column}), where it came from a file.
+
+    Of messages only: learn: for each message whether its tokens are learned (empty: those of the assistant are).
+    extra: for each message the other keys that a chat template reads, such as "tool_calls" or "reasoning_content"
+    (empty: none). tools: JSON schemas of the functions that the assistant may call. template_options: further keyword
+    arguments of `apply_chat_template`.
     """
 
     instruction: str = ""
@@ -29,12 +34,18 @@ class Example:
     input: str = ""
     form: str = "instruction"
     messages: tuple = ()
+    learn: tuple[bool, ...] = ()
+    extra: tuple[dict, ...] = dataclasses.field(default=(), hash=False)
+    tools: tuple[dict, ...] = dataclasses.field(default=(), hash=False)
+    template_options: dict = dataclasses.field(default_factory=dict, hash=False)
     source: tuple | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def as_messages(self):
         """The example as [{"role", "content"}, …]; an input follows its instruction as a section of its own."""
         if self.form == "messages":
-            return [{"role": role, "content": content} for role, content in self.messages]
+            extra = self.extra or ({},) * len(self.messages)
+            return [{"role": role, "content": content, **more}
+                    for (role, content), more in zip(self.messages, extra, strict=True)]
         asked = f"{self.instruction}\n\n### Input:\n{self.input}" if self.input else self.instruction
         return [{"role": "user", "content": asked}, {"role": "assistant", "content": self.response}]
 
