@@ -12,6 +12,7 @@ from ftlab.errors import UsageError
 from ftlab.model import Transformer, hub
 from ftlab.model.pretrained import PretrainedTokenizer, dress
 from ftlab.text import rows, template
+from ftlab.tune import qlora
 from ftlab.tune.methods import METHODS
 
 
@@ -133,7 +134,7 @@ def _load_theirs(name):
         some = ", ".join(sorted(found["missing_keys"])[:3])
         raise UsageError(f"{name}: its files lack weights of a causal language model ({some}): choose a model that "
                          "was saved as one")
-    _check_causal(name, model)
+    _check_causal(name, qlora.keep_precision(model))
     model.saved_dtype = getattr(config, "dtype", None) or torch.float32
     return model, tokenizer
 

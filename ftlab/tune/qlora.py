@@ -7,6 +7,8 @@ backwards. What stays in memory is a little over half a byte a weight. The saved
 With library=True the frozen layers are `bitsandbytes.nn.Linear4bit`. Left out: paged optimizers, offloading.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -151,11 +153,30 @@ def library_serves(model, quant_type="nf4", block_size=nf4.BLOCK):
     return bool(getattr(lib, "compiled_with_cuda", False))
 
 
+def keep_precision(model):
+    """Let every layer of bitsandbytes in `model` compute on a CPU in the type of its input, whatever the processor.
+
+    On one with AVX-512-BF16 such a layer, in evaluation and without a gradient, would change for good: weights in another
+    layout, scales rounded to bfloat16, a product in bfloat16 that no gradient passes. Returns the model.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.support_avx512bf16_for_cpu = False  # bitsandbytes looks at it in each forward pass
+    return model
+
+
 def _library_weight(layer):
     """The weight that a layer of bitsandbytes stands for: (n, k), float32."""
     import bitsandbytes.functional as functional
 
-    return functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+    packed, state = layer.weight.data, layer.weight.quant_state
+    if getattr(state, "packing_format_for_cpu", False):  # see keep_precision; `dequantize_4bit` would misread it
+        scales = state.absmax.T.reshape(-1).float()  # they lie there by columns
+        state = copy.copy(state)
+        state.original_nested = False
+        packed, state = functional._convert_weight_packed_for_cpu_inverse(packed, state)
+        state.absmax, state.dtype = scales, torch.float32
+    return functional.dequantize_4bit(packed, state).float()
 
 
 def library_layer(linear, quant_type, block_size, double_quant):
@@ -178,7 +199,7 @@ def library_layer(linear, quant_type, block_size, double_quant):
                                      quant_type=quant_type, blocksize=block_size, module=layer)
     if linear.bias is not None:
         layer.bias = nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
-    return layer.to(weight.device)  # quantises
+    return keep_precision(layer.to(weight.device))  # which quantises
 
 
 def weight_bytes(model):
