@@ -132,3 +132,7 @@ lint: $(ENV)  ## Check the code's style
 clean:  ## Remove what was built, but neither the environment nor your work
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './$(COLAB_VENV)/*' -prune -exec rm -rf {} +
+
+.PHONY: test-isa
+test-isa: $(ENV)  ## Run the tests that compare numbers under each instruction set that the processor has
+	FTLAB_FAST=1 $(PY) tests/instruction_sets.py -q $(ARGS)

@@ -3,7 +3,10 @@
 Importing this package loads nothing heavy: torch and the rest come in when the part that needs them is used.
 """
 
+from ftlab import library_messages
+
 __version__ = "0.1.0"
+library_messages.hide_known()  # before any library is loaded
 
 
 def lab(name):

@@ -7,8 +7,6 @@ the product is computed by torch in the same layout and the same types. All else
 
 import ctypes
 
-import torch
-
 calls = []  # one entry (M, N, K) for each product that bitsandbytes asks for
 
 
@@ -33,6 +31,7 @@ class _Library:
 
 def _product(quant_type, m, n, k, x, packed, absmax, out, block_size, x_stride, out_stride):
     """out (M, N) = x (M, K) Wᵀ, all of them bfloat16; the arguments are those of bitsandbytes' C function."""
+    import torch
     from bitsandbytes.functional import get_4bit_type
 
     m, n, k, block_size = (number.value for number in (m, n, k, block_size))
@@ -49,6 +48,8 @@ def _product(quant_type, m, n, k, x, packed, absmax, out, block_size, x_stride, 
 
 def _read(pointer, count, dtype):
     """The tensor (count,) at an address, not copied."""
+    import torch
+
     size = torch.empty(0, dtype=dtype).element_size()
     return torch.frombuffer((ctypes.c_char * (count * size)).from_address(pointer.value), dtype=dtype)
 

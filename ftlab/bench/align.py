@@ -22,7 +22,8 @@ from torch import nn
 
 from ftlab import profile
 from ftlab.align import annotators, dpo, judge, pairs, ppo, reward, with_trl
-from ftlab.bench.common import paired, quiet_peers, take_turns
+from ftlab.bench.common import paired, take_turns
+from ftlab.library_messages import quiet_libraries
 from ftlab.model import load, to_hf
 from ftlab.train import TrainConfig, train
 from ftlab.train.denormals import flushed_denormals
@@ -35,7 +36,7 @@ def run(report=None, quick=False):
     """All rows; some ten minutes on two cores."""
     model, tokenizer = load(annotators.MODEL)
     start = ppo.sharpened(model, annotators.TEMPERATURE)
-    with quiet_peers():
+    with quiet_libraries():
         rows = rollouts(start, tokenizer, report, quick) + preferences(start, tokenizer, report, quick)
     return {"machine": profile.machine(measure=not quick), "rows": rows}
 

@@ -1,9 +1,6 @@
-"""What the benches share: rounds in turn, rows, quiet peers."""
+"""What the benches share: rounds in turn, and rows."""
 
-import contextlib
-import logging
 import statistics
-import warnings
 
 
 def take_turns(runners, rounds, report=None, what="round"):
@@ -44,25 +41,3 @@ def paired(name, ours, peer, unit):
 def alone(name, ours, unit, limit=None):
     """A row without a peer; with `limit` where one is set for it."""
     return {"name": name, "ours": ours, "unit": unit} | ({} if limit is None else {"limit": limit})
-
-
-@contextlib.contextmanager
-def quiet_peers():
-    """transformers and trl without progress bars, advice and warnings; as before afterwards."""
-    import transformers
-
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    levels = {name: logging.getLogger(name).level for name in ("trl", "accelerate")}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        transformers.logging.enable_progress_bar()
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

@@ -10,7 +10,8 @@ import time
 import torch
 
 from ftlab import profile
-from ftlab.bench.common import paired, quiet_peers, take_turns, tell
+from ftlab.bench.common import paired, take_turns, tell
+from ftlab.library_messages import quiet_libraries
 from ftlab.model import ModelConfig, Transformer, generate, hub, load, to_hf
 
 TOP_K = 50
@@ -22,7 +23,7 @@ def run(report=None, quick=False):
     tell(report, f"model: {shape}, {model.num_parameters():,} parameters")
     new, rounds = (8, 2) if quick else (200, 7)
     rows = []
-    with quiet_peers():
+    with quiet_libraries():
         theirs = to_hf(model)
         theirs.generation_config.eos_token_id = None
         for name, greedy, batch in (("greedy", True, 1), ("sampled", False, 1), ("sampled, 16 texts at once", False, 16)):

@@ -31,7 +31,8 @@ import time
 import torch
 
 from ftlab import profile
-from ftlab.bench.common import against, alone, paired, quiet_peers, take_turns, tell
+from ftlab.bench.common import against, alone, paired, take_turns, tell
+from ftlab.library_messages import quiet_libraries
 from ftlab.model import ModelConfig, Transformer, from_hf, to_hf
 from ftlab.text.batching import RowBatches
 from ftlab.train import TrainConfig, train
@@ -53,7 +54,7 @@ TARGET = 0.9
 
 def run(report=None, quick=False):
     """All rows; several minutes on two cores."""
-    with quiet_peers(), tempfile.TemporaryDirectory() as scratch:
+    with quiet_libraries(), tempfile.TemporaryDirectory() as scratch:
         stories = small_recipe(steps=20 if quick else 400).batches
         rows = []
         for label, (shape, limit) in SIZES.items():

@@ -22,8 +22,9 @@ import tempfile
 
 from ftlab import profile
 from ftlab.bench import lora
-from ftlab.bench.common import against, paired, quiet_peers, take_turns, tell
+from ftlab.bench.common import against, paired, take_turns, tell
 from ftlab.bench.train import _copy, _ours_rate, _ours_time, _peer_rate, _peer_time, _said
+from ftlab.library_messages import quiet_libraries
 from ftlab.measure.score import held_out_tasks, instruction_score
 from ftlab.model import Transformer, load
 from ftlab.train import TrainConfig
@@ -66,7 +67,7 @@ def setting(quick=False, examples=None, tokens=sft.TOKENS_PER_BATCH, steps=None)
 
 def run(report=None, quick=False):
     """All rows; some half an hour on two cores."""
-    with quiet_peers(), tempfile.TemporaryDirectory() as scratch:
+    with quiet_libraries(), tempfile.TemporaryDirectory() as scratch:
         common = setting(quick)
         rows = (speed(common, scratch, report, quick) + lora.speed(common, scratch, report, quick)
                 + time_to_score(setting(quick, **RACE), scratch, report, quick))

@@ -1,6 +1,5 @@
 """What is fine-tuned, and how it is written: our own bases, and any causal language model of `transformers`."""
 
-import contextlib
 import copy
 import functools
 import pathlib
@@ -9,6 +8,7 @@ import torch
 
 from ftlab import files, profile
 from ftlab.errors import UsageError
+from ftlab.library_messages import quiet_libraries
 from ftlab.model import Transformer, hub
 from ftlab.model.pretrained import PretrainedTokenizer, dress
 from ftlab.text import rows, template
@@ -27,7 +27,7 @@ def load_base(name):
         if not model.config.causal:
             raise UsageError(f"{name} guesses masked words and cannot be tuned to answer; choose base or base-small")
     else:
-        with quiet():
+        with quiet_libraries():
             model, tokenizer = _load_theirs(name)
     return model.to(profile.current().device), tokenizer
 
@@ -78,7 +78,7 @@ _missed = set()  # models of the Hub that could not be had
 def _pristine(name):
     """(dressed model on the CPU, tokenizer) of a folder or a Hub id, read once; `lab_base` gives copies."""
     folder = name if pathlib.Path(name).exists() else str(hub._download(name))
-    with quiet():
+    with quiet_libraries():
         model, tokenizer = _load_theirs(folder)
     model = dress(model)
     model.rate_factor = METHODS["full"].rate_factor
@@ -93,23 +93,6 @@ def _is_ours(folder):
         return "causal" in files.read_json(folder / "config.json") and (folder / "tokenizer.json").is_file()
     except (OSError, ValueError, TypeError):
         return False
-
-
-@contextlib.contextmanager
-def quiet():
-    """transformers without progress bars, advice and warnings; as before afterwards."""
-    import transformers
-
-    logs = transformers.logging
-    verbosity, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
-    logs.set_verbosity_error()
-    logs.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logs.set_verbosity(verbosity)
-        if bars:
-            logs.enable_progress_bar()
 
 
 def _load_theirs(name):
@@ -175,7 +158,7 @@ def save_checkpoint(model, tokenizer, folder, chat_template=None, card=None):
         extra = {"chat_template.jinja": chat_template, "README.md": card}
         hub.save(model, tokenizer, folder, extra={name: text for name, text in extra.items() if text})
         return
-    with files.atomic_folder(folder) as temporary, quiet():
+    with files.atomic_folder(folder) as temporary, quiet_libraries():
         if chat_template:
             tokenizer.chat_template = chat_template
         _end_generation(model.generation_config, tokenizer)

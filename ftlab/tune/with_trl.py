@@ -6,12 +6,10 @@ text, with the columns "prompt" and "completion": TRL cuts them into tokens, mas
 
 import contextlib
 import copy
-import logging
-import os
 import tempfile
 import time
-import warnings
 
+from ftlab.library_messages import quiet_libraries
 from ftlab.model import Transformer
 from ftlab.model.hub import from_hf, to_hf
 from ftlab.text.examples import Example, from_tasks
@@ -103,30 +101,8 @@ def tune_with_trl(model, tokenizer, examples, steps, lr=LR, batch_size=BATCH_SIZ
 
 @contextlib.contextmanager
 def quiet():
-    """datasets, transformers and trl without progress bars, advice and warnings; as before afterwards."""
-    import datasets
-    import transformers
+    """As `library_messages.quiet_libraries`, with datasets loaded, whose progress bars can then be turned off."""
+    import datasets  # noqa: F401
 
-    names = ("trl", "accelerate", "transformers", "datasets")
-    levels = {name: logging.getLogger(name).level for name in names}
-    bars = not datasets.are_progress_bars_disabled(), transformers.logging.is_progress_bar_enabled()
-    tqdm = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"  # TRL's own bars look there
-    datasets.disable_progress_bars()
-    transformers.logging.disable_progress_bar()
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        os.environ.pop("TQDM_DISABLE")
-        if tqdm is not None:
-            os.environ["TQDM_DISABLE"] = tqdm
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-        if bars[0]:
-            datasets.enable_progress_bars()
-        if bars[1]:
-            transformers.logging.enable_progress_bar()
+    with quiet_libraries():
+        yield

@@ -9,6 +9,7 @@ import pytest
 
 from ftlab.bench import common
 from ftlab.errors import UsageError
+from ftlab.library_messages import quiet_libraries
 
 PARTS = ("matrix products", "attention", "the loss", "the optimizer", "the embedding", "elementwise and the rest",
          "Python and dispatch")  # fmt: skip
@@ -55,7 +56,7 @@ def test_peers_compute_our_loss_and_steps(tmp_path):
     batches = RowBatches(rows, 60)
     start = Transformer(ModelConfig(30, 16, 2, 2, 24, max_position_embeddings=32))
     theirs = {peer: to_hf(start) for peer in ("transformers.Trainer", "TRL SFTTrainer")}
-    with common.quiet_peers():
+    with quiet_libraries():
         for peer, model in theirs.items():
             make_peer(peer, model, batches, 6, tmp_path, lr=1e-3, lr_factor=lambda step: 1.0).train()
     optimizer = torch.optim.AdamW(start.parameters(), lr=1e-3, weight_decay=0.0)
