@@ -1,6 +1,6 @@
 """Takes the picture of Lab 01 in the README, docs/images/lab.png: `python tests/browser/picture.py`.
 
-The whole window of JupyterLab: the cells up to the next-token explorer are run, two buttons clicked, a slider moved.
+The whole window of JupyterLab: the cells up to the next-token explorer are run, two sliders moved.
 """
 
 import pathlib
@@ -26,9 +26,9 @@ def take(target):
         for cell in notebook.cells()[:explorer + 1]:
             if cell["code"]:
                 notebook.run_cell(cell["index"])
-        notebook.click("Greedy")
-        notebook.click("Sample")
         notebook.set_slider("temperature", 0.7)
+        notebook.set_slider("top-p", 0.8)  # some candidates are dropped; no token is drawn, so the picture is the same again
+        page.evaluate("() => document.activeElement.blur()")
         # The widget's end at the window's, its code above it.
         notebook.output(explorer).evaluate("(element) => element.scrollIntoView({block: 'end', inline: 'start'})")
         page.mouse.move(SIZE["width"] / 2, SIZE["height"] - 5)
