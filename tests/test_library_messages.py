@@ -150,7 +150,7 @@ def test_the_commands_print_only_their_own_lines(tmp_path):
     rows = [{"instruction": f"What colour is kite {number}?", "response": f"It is {colour}."}
             for number, colour in enumerate(["red", "green", "blue", "grey"] * 3)]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "text.txt").write_text("Once upon a time a fox lived by the mill. " * 400)
+    (tmp_path / "text.txt").write_text("Once upon a time a fox lived by the mill. " * 600)
     config = transformers.LlamaConfig(vocab_size=330, hidden_size=64, num_hidden_layers=1, num_attention_heads=4,
                                       num_key_value_heads=2, intermediate_size=128, bos_token_id=1, eos_token_id=2)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
