@@ -20,7 +20,7 @@ LOGS = {
     "bitsandbytes.cextension": (r"No prebuilt binary for \w+ [\d.]+, loading",),
     # Once on each machine, and wherever the home folder cannot be written.
     "matplotlib.font_manager": (r"Matplotlib is building the font cache",),
-    "matplotlib": (r"Matplotlib created a temporary cache directory",),
+    "matplotlib": (r"Matplotlib created a temporary cache directory", r"mkdir -p failed for path"),
     # We choose the loss, count the tokens and name the end tokens ourselves.
     "transformers.modeling_utils": (r"`loss_type=\w+` was set in the config but it is unrecognized",
                                     r"`torch_dtype` is deprecated"),

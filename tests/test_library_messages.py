@@ -112,7 +112,7 @@ from ftlab.tune.methods import METHODS
 data, out, base, text = sys.argv[1:]
 commands = [["doctor", "--json"], ["claims", "--json"], ["exercises", "--json"]]
 commands += [["tune", method, "--data", data, "--out", f"{out}/{name}-{method}", "--base", base_, "--steps", "1", "--json"]
-             for name, base_ in (("theirs", base), ("ours", "base-small")) for method in METHODS]
+             for name, base_, methods in (("theirs", base, METHODS), ("ours", "base-small", ["lora"])) for method in methods]
 commands += [["pretrain", "--text", text, "--out", f"{out}/pretrained", "--steps", "1", "--json"]]
 for command in commands:
     said = io.StringIO()
