@@ -220,7 +220,7 @@ class Rendering:
                 self.messages[index] = message | {"content": placeholder}
 
 
-def learned(example, tokenizer, eos, whole=False):
+def learned(example: Example, tokenizer, eos: str, whole: bool = False) -> list[tuple[str, bool]]:
     """The text of an example of messages under the tokenizer's template, as [(text, whether the loss is due), …].
 
     The text ends with the last message that is learned, what follows teaches nothing; whole: with the last message.
@@ -245,7 +245,7 @@ def learned(example, tokenizer, eos, whole=False):
     return [*made, (rest, False)] if rest and whole else made
 
 
-def learned_messages(example, whole=False):
+def learned_messages(example: Example, whole: bool = False) -> list[bool]:
     """For each message whether it is learned; where the whole text is, whether it is the assistant's. Raises UsageError
     where none is learned."""
     roles = [message["role"] for message in example.as_messages()]
@@ -256,7 +256,7 @@ def learned_messages(example, whole=False):
     return learn
 
 
-def prompt(example, tokenizer, eos):
+def prompt(example: Example, tokenizer, eos: str) -> str:
     """The text that the model is given before it writes the answer that an example ends with, or an answer to all of it.
 
     It is what the template renders with a generation prompt, up to where all answers, with thinking or without, begin.
@@ -277,7 +277,7 @@ def prompt(example, tokenizer, eos):
     return text
 
 
-def template_as_asked(tokenizer):
+def template_as_asked(tokenizer) -> str | None:
     """The tokenizer's chat template with a generation prompt as `prompt` has it, for a checkpoint trained by `learned`;
     None where that is how it is, or where the prompt's text is not found in the template."""
     example = Example(form="messages", messages=(("user", "Xq."),))
@@ -303,7 +303,7 @@ def template_as_asked(tokenizer):
     return None
 
 
-def left_out(example, tokenizer, text):
+def left_out(example: Example, tokenizer, text: str) -> list[str]:
     """Lines that say what of an example is not in its `text`, though the rest can be learned without it."""
     lines, messages = [], example.as_messages()
     if example.tools and own_chat_template(tokenizer):
@@ -320,7 +320,7 @@ def left_out(example, tokenizer, text):
     return lines
 
 
-def own_chat_template(tokenizer):
+def own_chat_template(tokenizer) -> bool:
     """Whether this is a tokenizer of `transformers` with a chat template."""
     return bool(getattr(tokenizer, "chat_template", None))
 
@@ -329,7 +329,7 @@ def own_chat_template(tokenizer):
 
 
 @functools.lru_cache(maxsize=32)
-def marked_source(source):
+def marked_source(source: str) -> str | None:
     """A chat template whose loops over messages, and {% generation %} blocks, write marks; None where it has no loops.
 
     After a tag stands a comment with the tag's own sign, so that white space is cut as it was.
