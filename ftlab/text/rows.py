@@ -4,23 +4,31 @@ A row is (ids, labels): labels are the ids where the loss looks, −100 elsewher
 assistant wrote, its end mark included, and nothing else.
 """
 
+import warnings
+
 from ftlab.errors import UsageError
+from ftlab.text import rendered
 from ftlab.text import template as templates
 from ftlab.text.batching import IGNORE
+from ftlab.text.rendered import own_chat_template
 from ftlab.text.tokenizer import BOS, EOS, Tokenizer
 
 LOSSES = ("response", "all")
 
 
-def rows(examples, tokenizer, template="alpaca", loss="response", max_length=None):
+def rows(examples, tokenizer, template="alpaca", loss="response", max_length=None, say=warnings.warn):
     """[(ids, labels), …] of a list of `Example`.
 
     template: "alpaca" or "chat" (a tokenizer of `transformers` that has a chat template of its own uses that one);
     prompt–completion and text examples stand as they are, without a template. loss: "response" or "all".
-    Raises UsageError where a row has more than `max_length` tokens; it names the example.
+    "all" learns the whole text, whatever the messages' `learn` says. say: called with a line where a template leaves out
+    something that the rest can be learned without (reasoning). Raises UsageError where a row has more than `max_length`
+    tokens, or where its template refuses it or leaves out a message or a tool call; it names the example.
     """
     _check(template, loss)
-    made = _encode(tokenizer, [pieces(example, tokenizer, template) for example in examples])
+    texts = [pieces(example, tokenizer, template, whole=loss == "all") for example in examples]
+    _tell_left_out(examples, texts, tokenizer, template, say)
+    made = _encode(tokenizer, texts)
     if max_length is not None:
         for example, (ids, _) in zip(examples, made, strict=True):
             if len(ids) > max_length:
@@ -40,8 +48,11 @@ def prompt_rows(examples, tokenizer, template="alpaca"):
     return [ids for ids, _ in _encode(tokenizer, [pieces(e, tokenizer, template, answered=False) for e in examples])]
 
 
-def pieces(example, tokenizer, template="alpaca", answered=True):
-    """An example as [(text, whether the loss is due on it), …]. answered=False: up to where the last answer begins."""
+def pieces(example, tokenizer, template="alpaca", answered=True, whole=False):
+    """An example as [(text, whether the loss is due on it), …], up to the last message that is learned.
+
+    answered=False: up to where the last answer begins. whole: to the end, whatever is learned.
+    """
     bos = [(_bos(tokenizer), False)] if starts_with_bos(tokenizer) else []
     eos = _eos(tokenizer)
     if example.form in ("completion", "text"):
@@ -49,23 +60,16 @@ def pieces(example, tokenizer, template="alpaca", answered=True):
     elif example.form == "instruction" and template == "alpaca":
         prompt = templates.alpaca(example.instruction, example.input)
         parts = bos + [(prompt, False)] + [(templates.alpaca_response(example.response) + eos, True)] * answered
-    else:
-        messages = example.as_messages()
+    elif template == "chat" and own_chat_template(tokenizer):
         if not answered:
-            messages = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-        if template == "chat" and own_chat_template(tokenizer):
-            parts = _rendered(example, messages, tokenizer, eos, answered)
-        else:
-            opening = {"alpaca": "### Response:\n", "chat": "<|assistant|>\n"}[template]
-            parts = bos + templates.message_pieces(messages, template, eos) + [(opening, False)] * (not answered)
-    while answered and len(parts) > 1 and not parts[-1][1]:
-        parts.pop()  # what stands behind the last answer teaches nothing
+            return [(rendered.prompt(example, tokenizer, eos), False)]
+        parts = rendered.learned(example, tokenizer, eos, whole)
+    else:
+        parts = bos + _in_our_form(example, template, eos, answered, whole)
+    goes_on = whole and example.form == "messages" and example.messages[-1][0] != "assistant"
+    while answered and len(parts) > 1 and not parts[-1][1] and not goes_on:
+        parts.pop()  # what follows the last answer teaches nothing
     return [(text, seen) for text, seen in parts if text]
-
-
-def own_chat_template(tokenizer):
-    """Whether this is a tokenizer of `transformers` with a chat template."""
-    return bool(getattr(tokenizer, "chat_template", None))
 
 
 def starts_with_bos(tokenizer):
@@ -94,32 +98,29 @@ def _eos(tokenizer):
     return tokenizer.eos_token
 
 
-def _rendered(example, messages, tokenizer, eos, answered):
-    """Pieces by the tokenizer's own chat template: the assistant's are what each of its messages adds to the text."""
-    def render(upto, **options):
-        return tokenizer.apply_chat_template(messages[:upto], tokenize=False, **options)
+def _tell_left_out(examples, texts, tokenizer, template, say):
+    """Say once for all examples what their template leaves out of the text."""
+    found = {}
+    for example, parts in zip(examples, texts, strict=True):
+        if example.tools or any(example.extra):
+            for line in rendered.left_out(example, tokenizer, "".join(text for text, _ in parts)):
+                found.setdefault(line, []).append(example)
+    whose = "the model's chat template" if template == "chat" and own_chat_template(tokenizer) else f"the template {template!r}"
+    for line, some in found.items():
+        say(f"{some[0].place()}{f' and {len(some) - 1:,} more' if some[1:] else ''}: {whose} {line}")
 
-    try:
-        if not answered:
-            return [(render(len(messages), add_generation_prompt=True), False)]
-        parts, done, whole = [], "", render(len(messages))
-        for index, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            before, after = render(index, add_generation_prompt=True), render(index + 1)
-            if not (before.startswith(done) and after.startswith(before) and whole.startswith(after)):
-                raise UsageError(f"{example.place()}: the model's chat template renders an answer differently once "
-                                 "more follows, so its tokens cannot be told apart: use --template alpaca")
-            parts += [(before[len(done):], False), (after[len(before):], True)]
-            done = after
-    except UsageError:
-        raise
-    except Exception as error:  # a template refuses by raising whatever Jinja raises
-        raise UsageError(f"{example.place()}: the model's chat template refuses it ({error}): mend the messages or "
-                         "use --template alpaca") from None
-    if not done.rstrip().endswith(eos):
-        parts[-1] = (parts[-1][0] + eos, True)
-    return parts
+
+def _in_our_form(example, template, eos, answered, whole):
+    """Messages under the course's own templates. Raises UsageError for tools, which these do not render."""
+    messages, learn = example.as_messages(), rendered.learned_messages(example, whole or not answered)
+    if example.tools or any(message["role"] in ("tool", "function") or message.get("tool_calls") for message in messages):
+        raise UsageError(f"{example.place()}: has tools or tool calls, which the template {template!r} does not render: choose "
+                         "a base whose own chat template does, with --template chat, or delete the row")
+    if not answered:
+        messages = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+        opening = {"alpaca": "### Response:\n", "chat": "<|assistant|>\n"}[template]
+        return [*templates.message_pieces(messages, template, eos), (opening, False)]
+    return templates.message_pieces(messages, template, eos, None if whole else learn)
 
 
 def _encode(tokenizer, examples):

@@ -25,7 +25,8 @@ def chat(messages, add_generation_prompt=True):
 # token, so that generation stops there. A user's message may hold an "### Input:" section of its own. Line breaks stand
 # inside expressions: `transformers` drops one that follows a block.
 CHAT_TEMPLATE = (
-    r"{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
+    r"{% for message in messages %}{{ '<|' + ('system' if message['role'] == 'developer' else message['role']) + '|>\n' }}"
+    r"{{ message['content'] }}"
     r"{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
     r"{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
@@ -44,20 +45,23 @@ def jinja(template, bos):
     return ("{{ bos_token }}" if bos else "") + {"alpaca": ALPACA_TEMPLATE, "chat": CHAT_TEMPLATE}[template]
 
 
-def message_pieces(messages, template, eos):
-    """Messages as [(text, whether the assistant wrote it), …]; joined, just what `jinja(template)` renders.
+def message_pieces(messages, template, eos, learn=None):
+    """Messages as [(text, whether it is learned), …]; joined, just what `jinja(template)` renders.
 
-    eos: the end token's text, which ends each answer. Raises KeyError for an unknown template.
+    eos: the end token's text, which ends each answer. learn: for each message whether its text is learned; by default
+    that of the assistant is. A developer's message is one of the system. Raises KeyError for an unknown template.
     """
     pieces, last = [], len(messages) - 1
     for index, message in enumerate(messages):
-        role, content = message["role"], message["content"]
+        role, content = message["role"], message["content"] or ""
+        seen = role == "assistant" if learn is None else learn[index]
         if template == "chat":
-            pieces.append((f"<|{role}|>\n", False))
-            pieces += [(content + eos, True), ("\n", False)] if role == "assistant" else [(content + "\n", False)]
+            pieces.append((f"<|{'system' if role == 'developer' else role}|>\n", False))
+            pieces += [(content + eos, seen), ("\n", False)] if role == "assistant" else [(content + "\n", seen)]
         elif role == "assistant":
-            pieces += [("### Response:\n", False), (alpaca_response(content) + eos, True)]
+            pieces += [("### Response:\n", False), (alpaca_response(content) + eos, seen)]
             pieces += [("\n\n", False)] if index < last else []
         else:
-            pieces.append((("### Instruction:\n" if role == "user" else "") + content + "\n\n", False))
+            pieces += [("### Instruction:\n", False)] if role == "user" else []
+            pieces.append((content + "\n\n", seen))
     return pieces

@@ -11,7 +11,7 @@ from ftlab.errors import UsageError
 from ftlab.library_messages import quiet_libraries
 from ftlab.model import Transformer, hub
 from ftlab.model.pretrained import PretrainedTokenizer, dress
-from ftlab.text import rows, template
+from ftlab.text import rendered, rows, template
 from ftlab.tune import qlora
 from ftlab.tune.methods import METHODS
 
@@ -141,10 +141,13 @@ def _check_causal(name, model):
 def trained_template(tokenizer, name, used):
     """The chat template of a checkpoint trained on template `name`; None where none is to be written.
 
-    used: whether any example was put into a template at all.
+    used: whether any example was put into a template at all. A base's own template is kept; only a thinking block that
+    its generation prompt opens is left to the model, where answers without one were trained without (`rendered`).
     """
-    if not used or name == "chat" and rows.own_chat_template(tokenizer):
+    if not used:
         return None
+    if name == "chat" and rows.own_chat_template(tokenizer):
+        return rendered.template_as_asked(tokenizer)
     return template.jinja(name, rows.starts_with_bos(tokenizer))
 
 

@@ -168,10 +168,10 @@ def _fitting(model, tokenizer, examples, template, wish, say, data):
             raise UsageError(f"num_virtual_tokens is {virtual}, but the model takes {most} tokens in all: choose fewer")
         most -= virtual
     if wish.max_length is None:
-        return examples, rows(examples, tokenizer, template, wish.loss, most)
+        return examples, rows(examples, tokenizer, template, wish.loss, most, say)
     if most is not None and wish.max_length > most:
         raise UsageError(f"--max-length is {wish.max_length}, but the model takes {most} tokens at most")
-    kept, made = keep_short(examples, rows(examples, tokenizer, template, wish.loss), wish.max_length)
+    kept, made = keep_short(examples, rows(examples, tokenizer, template, wish.loss, say=say), wish.max_length)
     if not kept:
         raise UsageError(f"{data}: every example has more than {wish.max_length} tokens: raise --max-length")
     if len(kept) < len(examples):

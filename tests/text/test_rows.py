@@ -120,6 +120,9 @@ def test_a_chat_template_of_its_own(ours):
 def test_a_chat_template_that_rewrites_or_refuses_is_named(ours):
     tokenizer = ours.to_hf()
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] if loop.last else 'x' }}{% endfor %}"
+    with pytest.raises(UsageError, match=r"leaves out message 1 \(role 'system'\)"):
+        rows(EXAMPLES[5:], tokenizer, "chat")
+    tokenizer.chat_template = "{{ messages | map(attribute='content') | join }}{{ messages | length }}"  # in no loop
     with pytest.raises(UsageError, match="renders an answer differently"):
         rows(EXAMPLES[5:], tokenizer, "chat")
     tokenizer.chat_template = "{{ raise_exception('no system here') }}"
