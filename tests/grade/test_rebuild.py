@@ -105,7 +105,7 @@ EDITS = {  # a student's edit of a correct notebook: the flags that it must rais
     duplicated: {("duplicate_cell", "break_even")},
     stub_below: {("duplicate_cell", "break_even")},
     setup_edited: set(),
-    stripped: {(kind, id) for id in OURS for kind in ("matched_by_content", "deleted_check")},
+    stripped: {("matched_by_content", None)},
 }
 
 
@@ -219,9 +219,9 @@ def test_code_that_touches_the_machinery_is_flagged(code, correct, tmp_path):
 
 
 BROKEN = {
-    "cut off": (b'{"cells": [', "JSON"), "not text": (b"\xff\xfe\x00\x01", "UTF-8"), "a list": (b"[]", "format 4"),
+    "cut off": (b'{"cells": [', "JSON"), "not text": (b"\xfa\xfb\x00\x01", "UTF-8"), "a list": (b"[]", "format 4"),
     "of format 3": (b'{"nbformat": 3, "cells": []}', "format 4"), "deep": (b"[" * 200_000, "JSON"),
-    "no cells": (b'{"nbformat": 4}', "format 4"), "empty": (b"", "JSON"),
+    "no cells": (b'{"nbformat": 4}', "format 4"), "empty": (b"", "empty"),
     "odd cells": (b'{"nbformat": 4, "cells": [1, null, {"cell_type": [], "source": {"a": 1}, "metadata": []}]}', "another"),
 }  # fmt: skip
 
