@@ -175,9 +175,11 @@ def deeper(persons):
 
 def instead(person):
     """One line that says what a person handed in who handed in no notebook."""
-    if person.others:
-        shown = ", ".join(_what(name, path) for name, path in person.others[:3])
-        more = f" and {len(person.others) - 3} more" if len(person.others) > 3 else ""
+    # Blackboard's text file is there for each attempt, whether or not anything was entered.
+    others = [(name, path) for name, path in person.others if not name.endswith(".txt") or not lms.told(name)] or person.others
+    if others:
+        shown = ", ".join(_what(name, path) for name, path in others[:3])
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         return f"no notebook in it: {shown}{more}"
     if person.checkpoints:
         return (f"no notebook in it but JupyterLab's checkpoint ({person.checkpoints[0]}), which may be older: ask for the "
