@@ -70,7 +70,7 @@ class Scratch:
         self.count += 1
         target = self.folder / f"{self.count}"
         try:
-            problem = _list_problem(path)
+            problem = list_problem(path)
             if not problem:
                 with zipfile.ZipFile(path) as archive:
                     entries = _wanted(archive, budget)
@@ -148,7 +148,7 @@ def _problem(entries, budget):
     return None
 
 
-def _list_problem(path):
+def list_problem(path):
     """Why a zip's list of entries is not even read, or None: reading it costs memory."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)

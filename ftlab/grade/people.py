@@ -12,7 +12,7 @@ import zipfile
 
 from ftlab.course import catalogue
 from ftlab.grade import lms
-from ftlab.grade.archives import BEGINNING
+from ftlab.grade.archives import BEGINNING, list_problem
 
 CLASS = "a download of a whole class inside the submissions' folder: grade it by itself, ftlab grade THE.zip"
 NOBODYS = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".md", ".rst", ".cfg", ".ini", ".toml", ".yml", ".yaml", ".db", ".log",
@@ -29,7 +29,8 @@ _WORK = frozenset("""
     do done complete completed corrected correction fixed fix update updated resubmit resubmission late extra unused ignore
     project projekt material materials handout release released original clean good bad wip current save saved export exported
     file files ipynb checkpoint checkpoints git github zip uni ml ai nlp llm llms fine tuning finetuning deep learning model
-    models script scripts lib examples example um am pm st nd rd th jan feb mar apr may jun jul aug sep oct nov dec""".split())
+    models script scripts lib examples example attachment
+    attachments dropbox um am pm st nd rd th jan feb mar apr may jun jul aug sep oct nov dec""".split())
 _SECTION = re.compile(
     r"\b(sections?|tutorials?|tutori(?:um|en)|seminars?|classes|groups?|gruppen?|übungsgruppe|sektion|team|cohort|"
     r"monday|tuesday|wednesday|thursday|friday|montag|dienstag|mittwoch|donnerstag|freitag|morning|afternoon|"
@@ -65,7 +66,11 @@ def of_a_download(path):
     It is not unpacked as one: a student could have made it. A student's own file may be called as an LMS calls one; two of
     two people are not.
     """
+    if path.is_symlink() or not path.is_file():
+        return set()
     try:
+        if list_problem(path):
+            return set()
         with zipfile.ZipFile(path) as archive:
             tops = {name.strip("/").partition("/")[0] for name in archive.namelist()[:50_000]}
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
@@ -78,7 +83,7 @@ def inside(person):
     """The names of the people whose work lies in what should be one student's, sorted; empty where it is one student's."""
     if not person.plain:
         return []
-    if len(person.told) > 1 or any(kind != "canvas" for kind, _ in person.told):
+    if len(person.told) > 1:
         return sorted({student for _, student in person.told})
     by_lab, root = collections.defaultdict(set), person.base.path.name
     for one in person.found:
@@ -97,6 +102,8 @@ def inside(person):
 
 def only_inside(person):
     """The name of the one folder, called as a person, in which all notebooks of `person` lie; "" where there is none."""
+    if len(person.told) == 1:
+        return next(student for _, student in person.told)
     tops = {one.where[1] for one in person.found if len(one.where) > 2}
     if not person.plain or len(tops) != 1 or any(len(one.where) == 2 for one in person.found):
         return ""

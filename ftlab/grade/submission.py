@@ -88,7 +88,7 @@ def collect(folder, scratch=None, notices=None):
     persons, passed = _people_in(folder, scratch)
     while len(persons) == 1 and (inner := _wrapper(persons[0], folder, asked)):
         if asked.is_dir():
-            notices.append(f"read from {inner.relative_to(folder.parent)}, which holds the students' folders")
+            notices.append(f"read from {asked.name / inner.relative_to(asked)}, which holds the students' folders")
         folder = inner
         persons, passed = _people_in(folder, scratch)
     if not persons:
@@ -360,8 +360,10 @@ def _chosen(group):
 
     last = max(readable, key=rank)
 
+    several = len({one.where[:1] for one in group}) > 1  # folders or files of the download
+
     def shown(one):
-        text = "/".join(one.where if one.dated and len(one.where) > 1 else one.where[1:] or one.where) or one.path.name
+        text = "/".join(one.where if several else one.where[1:] or one.where) or one.path.name
         return f"{text} ({work[id(one)]} exercises attempted)" if id(one) in work else text
 
     others = ", ".join(sorted(shown(one) for one in group if one is not last))
