@@ -117,7 +117,7 @@ def whose(names):
 
 
 def _differing(paths, root):
-    """The parts in which the paths of notebooks of one lab differ first, without those that are called as work is."""
+    """{"folders", "files"}: of the paths of notebooks of one lab, where they differ, the names that are called as people."""
     paths, common = sorted(paths), 0
     while len(paths) > 1 and all(len(path) > common + 1 for path in paths) and len({path[common] for path in paths}) == 1:
         common += 1
@@ -125,11 +125,11 @@ def _differing(paths, root):
         common += 1
     found = {"folders": set(), "files": set()}
     for path in paths:
-        name, file = path[common], len(path) == common + 1
-        if file and not name.lower().endswith(".zip") and _is_lab(name) and not _rest(name, root):
-            continue
-        if not is_work_name(pathlib.PurePath(name).stem if file else name, root):
-            found["files" if file and not name.lower().endswith(".zip") else "folders"].add(name)
+        folder = next((part for part in path[common:-1] if not is_work_name(part, root)), None)
+        if folder:
+            found["folders"].add(folder)
+        elif len(path) == common + 1 and not is_work_name(pathlib.PurePath(path[common]).stem, root):
+            found["files"].add(path[common])
     return found
 
 
