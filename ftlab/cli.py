@@ -157,7 +157,8 @@ def build_parser():
     sub = command(grade, "grade", "grade a class", "ftlab grade submissions/ --out grades --jobs 4 --deadline 2026-12-01T23:59 "
                                                    "--late-penalty 10%%/day", True)  # fmt: skip
     sub.add_argument("submissions", metavar="SUBMISSIONS",
-                     help="folder or zip: <student>/<lab>.ipynb, nbgrader's, or Moodle's or Canvas's download")  # fmt: skip
+                     help="folder or zip: <student>/<lab>.ipynb, nbgrader's, or a download of Canvas, Moodle, Blackboard "
+                          "or Brightspace")  # fmt: skip
     sub.add_argument("--out", required=True, metavar="DIR", help="folder for grades, feedback and report.html; the same folder "
                                                                  "again grades only what changed")  # fmt: skip
     sub.add_argument("--labs", metavar="LAB,...", help="only these labs, such as 01,04 (default: all that were handed in)")
@@ -398,8 +399,13 @@ def grade(options):
         if line["status"] != "graded":
             print(f"to look at by hand: {line['student']}, {line['lab'] or line['file']}: {line['message']}")
     if run["late_unknown"]:
-        print(f"late: Moodle's download does not say when its {run['late_unknown']} files were handed in; for lateness "
+        print(f"late: the LMS's download does not say when {run['late_unknown']} of its files were handed in; for lateness "
               "nothing was taken off them (overrides.csv can)")  # fmt: skip
+    for line in run["notices"]:
+        print(f"note: {line}")
+    people = run["people"]
+    print(f"{people['all']} {'person' if people['all'] == 1 else 'people'}: {people['graded']} graded, "
+          f"{people['malformed']} malformed")  # fmt: skip
     print(f"secret: {secret} (keep it to yourself, and for regrades)")
     moodle = sorted(path.name for path in pathlib.Path(options.out).glob("moodle*.csv"))
     print(f"wrote {options.out}/grades.csv, gradebook.csv, canvas.csv, {', '.join(moodle)}, feedback/, report.html, run.json")

@@ -7,6 +7,7 @@ A result is written to disk as it comes (cache.py). A run that is killed is star
 """
 
 import atexit
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -23,6 +24,7 @@ from ftlab.errors import NotHeld, UsageError
 from ftlab.files import atomic_write_text, read_json, write_json
 from ftlab.grade import cache, feedback
 from ftlab.grade.gradebook import Grades, Rules, read_overrides
+from ftlab.grade.notebook_file import MAX_BYTES, read_bytes, reduced
 from ftlab.grade.report import Report
 
 RETRIES = 2  # after a first try that failed for a reason of ours, such as a worker that was killed
@@ -53,11 +55,12 @@ def grade_class(submissions_folder, out, labs=(), jobs=1, scheduler=None, secret
         atomic_write_text(out / ".gitignore", "*\n")
     secret = secret or cache.open_secret(out / ".secret")
     with cache.Store(out) as store, store.scratch() as scratch:
-        rows = find_rows(folder, labs, scratch)
-        _check_kept(out, rows)
+        notices = []
+        rows = find_rows(folder, labs, scratch, notices)
+        notices += _check_kept(out, rows)
         rules = _with_overrides(rules, overrides or out / "overrides.csv", bool(overrides), rows)
         order = {"secret": secret, "mode": mode, "grader": grader, "hidden": [str(out), str(folder)]}
-        batch = Batch(rows, store, order, content, report or (lambda text: None))
+        batch = Batch(rows, store, order, content, report or (lambda text: None), notices)
         ended = None
         try:
             with _runner(jobs, scheduler, batch) as run:
@@ -102,32 +105,79 @@ class Row:
     basis: str | None = None
 
 
-def find_rows(folder, labs, scratch):
-    """The Rows of what `folder` holds for `labs` (all when empty). Raises UsageError when that is nothing."""
+def find_rows(folder, labs, scratch, notices=None):
+    """The Rows of what `folder` holds for `labs` (all when empty), one or more for each person who handed in anything.
+
+    notices: a list that takes lines for the instructor. Raises UsageError when there is nothing for `labs`, though something
+    for others.
+    """
     from ftlab.grade.submission import collect
 
-    found = collect(folder, scratch)
+    found = collect(folder, scratch, notices)
+    there = sorted({one.lab for one in found if one.lab})
+    if labs and there and not set(labs) & set(there):
+        raise UsageError(f"{folder} holds no submission for {', '.join(labs)}; it has some for {', '.join(there)}")
     chosen = [one for one in found if not labs or one.lab in labs or not one.lab]
-    if not any(one.lab in labs for one in chosen) and labs:
-        there = sorted({one.lab for one in found if one.lab})
-        raise UsageError(f"{folder} holds no submission for {', '.join(labs)}; it has some for {', '.join(there) or 'no lab'}")
+    chosen += _nothing_of(labs, found, {_who(one) for one in chosen})
+    asked = labs or there
+    if len(asked) == 1:  # of one assignment: who has nothing that can be read has no points in it yet
+        rows_of = collections.Counter(map(_who, chosen))
+        for one in chosen:
+            one.lab = one.lab or (asked[0] if rows_of[_who(one)] == 1 else "")
     for one in chosen:
         one.student = writable(one.student)
+        one.problem = one.problem and writable(one.problem)
         if one.lms:
             one.lms = {name: writable(value) for name, value in one.lms.items()}
-    return [Row(one) for one in chosen]
+    if notices is not None:
+        notices[:] = map(writable, notices)
+    return [Row(one) for one in sorted(chosen, key=lambda one: (one.student, one.lab, str(one.path)))]
+
+
+def _who(one):
+    return one.student, (one.lms or {}).get("kind")
+
+
+def _nothing_of(labs, found, known):
+    """A Submission with a problem for each person who handed in other labs than those that are asked for."""
+    others = {}
+    for one in found:
+        if _who(one) not in known:
+            others.setdefault(_who(one), []).append(one)
+    for group in others.values():
+        names = ", ".join(sorted(one.lab for one in group))
+        yield dataclasses.replace(group[0], lab="", flags=[],
+                                  problem=f"nothing handed in for {', '.join(labs)}: there is {names}")  # fmt: skip
 
 
 def _check_kept(out, rows):
-    """Raise UsageError where `out` holds grades of labs that are not in `rows`: its tables and pages would be replaced."""
+    """Lines about people of the last run who are not in `rows`, and had no grades.
+
+    Raises UsageError where `out` holds grades that are not in `rows`, of other labs or of people who are not there: its
+    tables and pages would be replaced.
+    """
     try:
-        before = {line["lab"] for line in read_json(out / "run.json")["submissions"]} - {""}
+        before = read_json(out / "run.json")["submissions"]
+        graded = {(line["student"], line["lab"]) for line in before if line["lab"] and line["status"] == "graded"}
+        others = {line["student"] for line in before}
     except (OSError, ValueError, KeyError, TypeError):
-        return
-    missing = sorted(before - {row.submission.lab for row in rows})
+        return []
+    now = {(row.submission.student, row.submission.lab) for row in rows}
+    missing = sorted({lab for _, lab in graded} - {lab for _, lab in now})
     if missing:
         raise UsageError(f"{out} holds the grades of {', '.join(missing)}, which this run does not grade: name another --out "
                          "(one for each assignment), or grade all of them together")  # fmt: skip
+    gone = sorted({f"{student} ({lab})" for student, lab in graded - now})
+    if gone:
+        raise UsageError(f"{out} holds the grades of {len(gone)} who {'is' if len(gone) == 1 else 'are'} not handed in here: "
+                         f"{_some(gone)}. Grade a folder that has their work, too, or name another --out; to drop them, "
+                         f"delete {out / 'run.json'}")  # fmt: skip
+    lost = sorted(others - {student for student, _ in now})
+    return [f"in the last run, without grades, and not here: {_some(lost)}"] if lost else []
+
+
+def _some(names):
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _with_overrides(rules, path, asked, rows):
@@ -150,14 +200,17 @@ class Job:
     deaths: int = 0
 
     def data(self):
-        return self.path.read_bytes()
+        """The notebook, without its outputs where these are large."""
+        data = read_bytes(self.path)
+        return data if len(data) <= MAX_BYTES else reduced(data)
 
 
 class Batch:
     """All rows of a run: makes the jobs as they are asked for, takes the replies, tells how far things are."""
 
-    def __init__(self, rows, store, order, content, report):
+    def __init__(self, rows, store, order, content, report, notices=()):
         self.rows, self.store, self.order, self.content, self.report = rows, store, order, named(content), report
+        self.notices = list(notices)  # lines for the instructor about the folder
         self.failed = {}  # {key: why the grader could not grade it}; not kept, so that the next run tries again
         self.asked = {}  # {key: number of rows that wait for it}
         self.counts = {"submissions": len(rows), "graded": 0, "reused": 0, "identical": 0, "malformed": 0, "failed": 0}
@@ -228,7 +281,7 @@ class Batch:
 
     def _file(self, one):
         """What tells a file from all others, and from itself on another basis."""
-        return cache.hash_of([self._basis(one.lab), one.lab, cache.hash_of(one.path.read_bytes())])
+        return cache.hash_of([self._basis(one.lab), one.lab, cache.hash_of(read_bytes(one.path))])
 
     def _find_key(self, row, only_known=False):
         one = row.submission
@@ -416,8 +469,9 @@ def write_all(out, batch, rules, flags, finished):
     if attempts:
         batch.store.note_attempts(attempts)
     grades.write(out)
-    silent = sum(bool(row.submission.lms) and row.submission.late is None for row in batch.rows)
+    silent = sum(bool(row.submission.lms) and row.submission.late is None and not row.submission.dated for row in batch.rows)
     run = {"machine": profile.machine(measure=False), "finished": finished, "counts": batch.counts,
+           "people": count_people(lines), "notices": batch.notices,
            "seconds": round(time.monotonic() - batch.began, 2), "versions": cache.versions(), "flags": flags,
            "walls": sorted(batch.walls), "late_unknown": silent if rules.deadline else 0, "submissions": lines}  # fmt: skip
     report.write(out / "report.html", run)
@@ -427,10 +481,17 @@ def write_all(out, batch, rules, flags, finished):
     return run
 
 
+def count_people(lines):
+    """{"all": people in run.json's `lines`, "graded": those with a graded lab, "malformed": those with none}."""
+    graded = {line["student"] for line in lines if line["status"] == "graded"}
+    everybody = {line["student"] for line in lines}
+    return {"all": len(everybody), "graded": len(graded), "malformed": len(everybody - graded)}
+
+
 def _entry(row, batch, rules, attempts):
     """One row as the writers take it, or None while it has no result."""
     one = row.submission
-    lms = one.lms and one.lms["kind"]
+    lms = one.lms["kind"] if one.lms and not one.dated else None  # None: the time is when it was handed in
     late = rules.late(one.modified, lms, one.late)
     if row.key is None and not one.problem and one.lab:
         return None

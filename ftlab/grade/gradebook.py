@@ -42,15 +42,15 @@ class Rules:
     def late(self, modified, lms=None, lms_late=None):
         """dict(seconds, periods, share) of a file handed in at `modified` (seconds since 1970), None when it was in time.
 
-        share: what is taken off, of the lab's full points. lms: "moodle" or "canvas", whose downloads give every file the
-        time of the download: there only `lms_late` counts, what the LMS itself says (None: nothing). It names no time, so
-        `seconds` is None and nothing is taken off.
+        The deadline's own second counts as in time. share: what is taken off, of the lab's full points. lms: one whose
+        download gives every file the time of the download and whose names tell none ("moodle", "canvas"): there only
+        `lms_late` counts, what the LMS itself says (None: nothing). So `seconds` is None and nothing is taken off.
         """
         if self.deadline is None:
             return None
         if lms:
             return {"seconds": None, "periods": 0, "share": 0.0} if lms_late else None
-        seconds = modified - self.deadline.timestamp()
+        seconds = math.floor(modified) - self.deadline.timestamp()
         if seconds <= 0:
             return None
         periods = math.ceil(seconds / SECONDS[self.per])
@@ -78,8 +78,11 @@ def parse_deadline(text):
         when = datetime.datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(f"--deadline {text!r} is no date: write it as 2026-12-01T23:59, or 2026-12-01T23:59+01:00") from None
-    if re.fullmatch(r"[\d-]+", text):  # a day without a time means its end
+    day, _, time = re.sub(r"(?:Z|[+-]\d\d(?::?\d\d)?)$", "", text.strip()).replace("T", " ").partition(" ")
+    if not time:  # a day without a time means its end
         when = when.replace(hour=23, minute=59, second=59)
+    elif re.fullmatch(r"\d\d:?\d\d", time):  # a minute without seconds includes that minute
+        when = when.replace(second=59)
     return when.astimezone()
 
 
@@ -187,7 +190,9 @@ class Grades:
         for student, points in sorted(self.points.items()):
             lms = self.lms.get(student, {})
             ours = lms.get("kind") == "canvas"
-            who = [lms["name"], lms["id"], "", ""] if ours else [student, "", "", student]
+            # A student of an anonymous assignment has no number of Canvas's, only a sign that it gave.
+            known = ours and lms["id"].isdigit()
+            who = [lms["name"] if known else student, lms["id"] if known else "", "", "" if ours else student]
             rows.writerow([*map(text_cell, who), "", *(number(points.get(lab)) for lab in labs)])
         return text.getvalue()
 
@@ -206,7 +211,7 @@ class Grades:
         for student, lms in sorted(self.lms.items()):
             points = self.points.get(student, {}).get(lab)
             if lms["kind"] == "moodle" and points is not None:
-                rows.writerow([f"Participant {lms['id']}", text_cell(lms["name"]), number(points),
+                rows.writerow([f"Participant {lms['id']}" if lms["id"] else "", text_cell(lms["name"]), number(points),
                                number(self.max_points[lab]), "-", text_cell(self.remarks[student, lab])])  # fmt: skip
         return text.getvalue()
 

@@ -20,19 +20,17 @@ import copy
 import dataclasses
 import functools
 import io
-import json
-import pathlib
 import re
 import tokenize
 
 from ftlab.course import catalogue
 from ftlab.course.notebooks import lab_notebook, solution_notebook
 from ftlab.course.source import read_lab, solution_of, stub_of
+from ftlab.grade.notebook_file import conflict, read_notebook
 from ftlab.grade.withheld import all_bound, bound, used
 from ftlab.teach.display import PROBE_MIME
 from ftlab.teach.probe import probe_seed
 
-MAX_BYTES = 20_000_000
 MARKER = re.compile(r"(#[#\s]*)((?:NBVAL|PYTEST_VALIDATE)_[A-Z_]+)(\s*)")
 SKIP = """try:
 {body}
@@ -183,19 +181,9 @@ class Given:
 
 def read_cells(path):
     """([Given, ...], None) of a notebook file, or ([], one line that says why it cannot be read)."""
-    try:
-        path = pathlib.Path(path)
-        if path.stat().st_size > MAX_BYTES:
-            return [], f"the file has {path.stat().st_size / 1e6:.0f} MB; a notebook with at most {MAX_BYTES / 1e6:.0f} is read"
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        return [], f"the file cannot be read: {error.strerror}"
-    except UnicodeDecodeError:
-        return [], "the file is not text in UTF-8, so it is no notebook"
-    except (ValueError, RecursionError):
-        return [], "the file is not valid JSON, so it is no notebook (was the upload cut off?)"
-    if not isinstance(raw, dict) or not isinstance(raw.get("cells"), list) or raw.get("nbformat") != 4:
-        return [], "the file is no notebook of format 4: open it in JupyterLab and save it again"
+    raw, problem = read_notebook(path)
+    if problem:
+        return [], problem
     return [_given(cell) for cell in raw["cells"] if isinstance(cell, dict)], None
 
 
@@ -231,6 +219,7 @@ def _match(result, cells, names, submitted):
     for given in submitted:
         given.name = _name(given, exercises, names)
     own = [given for given in submitted if not given.name]
+    without_id = []
     for id, cell in exercises.items():
         stub, wanted = _plain(stub_of(cell)), _defined(solution_of(cell))
         carriers = [given for given in submitted if given.name == id]
@@ -239,8 +228,10 @@ def _match(result, cells, names, submitted):
         missing = wanted - set().union(*(_defined(given.source) for given in written))
         strangers = [given for given in own if given not in mine and _defined(given.source) & missing
                      and not _is_stub(given.source, stub)]  # fmt: skip
-        if not carriers or (strangers and not written):
-            result.flag("matched_by_content", "the cell was found by what it holds, not by its id", id)
+        if not carriers and (mine or strangers):
+            without_id.append(id)
+        elif strangers and not written:
+            result.flag("matched_by_content", "the gap is as it was; the code was found in another cell", id)
         if len(mine) > 1 or (strangers and written):
             count = len(mine) + len(strangers)
             result.flag("duplicate_cell", f"{count} cells belong to this exercise; see the code for what was graded", id)
@@ -251,6 +242,9 @@ def _match(result, cells, names, submitted):
             result.flag("cell_type_changed", "the exercise's cell was no code cell any more", id)
         if not written and not mine:
             result.flags = [flag for flag in result.flags if flag["exercise"] != id]
+    if without_id:  # one note for the notebook: it is the editor that drops ids, or pastes cells without them
+        which = "its cells" if len(without_id) == len(exercises) else f"the cells of {', '.join(without_id)}"
+        result.flag("matched_by_content", f"saved without ids by its editor: {which} were found by what they hold")
 
 
 def _heads(given, id):
@@ -309,6 +303,7 @@ def _look_at_the_rest(result, lab, cells, release, submitted):
     """Flags, notes for the student, and for which exercises our solution was taken. release: {id: the release's cell}."""
     exercises = catalogue.exercises(lab)
     _flag_checks(result, release, submitted, exercises)
+    _flag_conflicts(result, submitted)
     _flag_metadata(result, release, submitted)
     everything = "\n".join(given.source for given in submitted if given.type == "code")
     taken = {id for id in exercises if re.search(rf"use_solution\(\s*['\"]{re.escape(id)}['\"]", everything)}
@@ -325,12 +320,36 @@ def _look_at_the_rest(result, lab, cells, release, submitted):
 
 
 def _flag_checks(result, release, submitted, exercises):
+    there = set().union(*(_statements(given.source) for given in submitted if given.type == "code"))
     for id in exercises:
+        check = _statements(release[f"{id}-check"].source)
         own = [given for given in submitted if given.name == f"{id}-check"]
-        if not own:
-            result.flag("deleted_check", "the check's cell was not there; it was put back", id)
-        elif any(given.source.strip() != release[f"{id}-check"].source.strip() or given.type != "code" for given in own):
+        calls = re.compile(rf"\blab\.check\(\s*['\"]{re.escape(id)}['\"]")
+        if own and all(_statements(given.source) == check and given.type == "code" for given in own):
+            continue
+        if not own and check <= there:
+            continue  # as released, in a cell that an editor left without its id
+        if own or any(calls.search(given.source) for given in submitted):
             result.flag("edited_check", "the check's cell was edited; it was put back", id)
+        else:
+            result.flag("deleted_check", "the check's cell was not there; it was put back", id)
+
+
+def _statements(source):
+    """The top level's statements as text that no layout, quote or comment changes; of no valid Python its lines."""
+    tree = _parsed(source)
+    return {ast.dump(node) for node in tree.body} if tree else {line.strip() for line in source.split("\n") if line.strip()}
+
+
+def _flag_conflicts(result, submitted):
+    """Name the markers of a merge in git that was not finished, in an exercise's cell and beside it."""
+    for id, code in result.codes.items():
+        if conflict(code):
+            result.flag("conflict_markers", "git's conflict markers (<<<<<<<) are in the cell: the merge was not finished", id)
+            note = "Your cell holds git's conflict markers (<<<<<<<, =======, >>>>>>>): decide for one side and delete them."
+            result.notes[id] = "\n".join(filter(None, (result.notes.get(id), note)))
+    if conflict("\n".join(given.source for given in submitted)) and not any(map(conflict, result.codes.values())):
+        result.flag("conflict_markers", "git's conflict markers (<<<<<<<) are in the notebook: the merge was not finished")
 
 
 def _flag_metadata(result, release, submitted):
@@ -338,7 +357,7 @@ def _flag_metadata(result, release, submitted):
         meta = given.metadata.get("nbgrader")
         if given.name in release and isinstance(meta, dict):
             want = release[given.name].metadata.nbgrader
-            changed = [key for key in ("points", "grade", "solution", "locked") if meta.get(key) != want.get(key)]
+            changed = [key for key in ("points", "grade", "solution", "locked") if key in meta and meta[key] != want.get(key)]
             if changed:
                 exercise = given.name.removesuffix("-check")
                 message = f"the cell's {', '.join(changed)} in nbgrader's metadata was changed; the release's counts"

@@ -10,7 +10,7 @@ BINS = 10
 MOST_FLAGS = 500
 # Flags that call for a look, in their order; all others only inform.
 SERIOUS = ("check_without_probe", "withheld_import", "pasted_source", "patches_machinery", "nbval_marker", "edited_check",
-           "metadata_changed", "late_by_lms")  # fmt: skip
+           "metadata_changed", "late_by_lms", "conflict_markers", "several_files")  # fmt: skip
 
 
 class Report:
@@ -59,20 +59,27 @@ class Report:
 
     def render(self, run):
         """The page's HTML."""
-        parts = [*self._head(run), *self._review(), *self._distribution(), *self._hurt(), *self._mistakes(), *self._flagged(),
-                 *self._time(run)]  # fmt: skip
+        parts = [*self._head(run), *self._review(), *self._notices(run), *self._distribution(), *self._hurt(),
+                 *self._mistakes(), *self._flagged(), *self._time(run)]  # fmt: skip
         return page("Grading report", "\n".join(parts))
 
     def _head(self, run):
         counts = run["counts"]
         yield "<h1>Grading report</h1>"
         labs = ", ".join(sorted({lab for lab, _ in self.exercises})) or "no lab"
-        yield f'<p class="faint">{counts["submissions"]} submissions of {len(self.students)} students: {text(labs)}</p>'
+        people = run["people"]
+        yield f'<p class="faint">{counts["submissions"]} submissions of {people["all"]} students: {text(labs)}</p>'
+        yield f'<p>{people["graded"]} graded, {people["malformed"]} with nothing that could be graded.</p>'
         if not run["finished"]:
             yield ('<p class="note">The run was stopped: this page tells of what was graded until then. The same command goes '
                    "on from there.</p>")  # fmt: skip
         if run["flags"].get("mode") == "unsafe":
             yield '<p class="note">Graded without a sandbox (--unsafe): what a submission did could reach its own grade.</p>'
+
+    def _notices(self, run):
+        if run["notices"]:
+            yield "<h2>About the folder</h2>"
+            yield f"<ul>{''.join(f'<li>{text(line)}</li>' for line in run['notices'])}</ul>"
 
     def _review(self):
         if self.malformed:

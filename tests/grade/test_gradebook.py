@@ -4,6 +4,7 @@ import csv
 import datetime
 import io
 import os
+import shutil
 
 import pytest
 from grade import fake_class
@@ -151,6 +152,57 @@ def test_grades_of_another_lab_are_not_replaced(tmp_path):
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_grades_of_people_who_are_not_there_are_not_dropped(tmp_path):
+    for name in ("ada", "bob"):
+        write(tmp_path / "class", name, {"layer": "full"})
+    (tmp_path / "class" / "cy").mkdir()
+    grade(tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    shutil.rmtree(tmp_path / "class" / "bob")
+    shutil.rmtree(tmp_path / "class" / "cy")
+    with pytest.raises(UsageError, match=r"holds the grades of 1 who is not handed in here: bob \(06_lora\)"):
+        grade(tmp_path)
+    assert {path: path.read_bytes() for path in before} == before
+    write(tmp_path / "class", "bob", {"layer": "wrong"})
+    assert "not here: cy" in grade(tmp_path)["notices"][0], "who had no grade does not stop a run"
+
+
+def test_who_handed_in_another_lab_has_a_row_of_the_one_that_is_asked_for(tmp_path):
+    write(tmp_path / "class", "ada", {"layer": "full"})
+    write(tmp_path / "class", "ada", {}, lab="09_shootout")
+    write(tmp_path / "class", "bob", {}, lab="09_shootout")
+    (tmp_path / "class" / "cy").mkdir()
+    run = grade(tmp_path, labs=[LAB])
+    assert [(line["student"], line["lab"], line["status"]) for line in run["submissions"]] == [
+        ("ada", LAB, "graded"), ("bob", LAB, "malformed"), ("cy", LAB, "malformed")]  # fmt: skip
+    assert "nothing handed in for 06_lora: there is 09_shootout" in run["submissions"][1]["message"]
+    assert run["people"] == {"all": 3, "graded": 1, "malformed": 2}
+    assert "1 graded, 2 with nothing" in (tmp_path / "out" / "report.html").read_text()
+    assert [row[0] for row in table(tmp_path, "gradebook.csv")[1:]] == ["ada", "bob", "cy"]
+    # Points for who has nothing that can be read reach the gradebook.
+    (tmp_path / "out" / "overrides.csv").write_text("student,lab,exercise,points,reason\ncy,06_lora,,4,by mail\n")
+    grade(tmp_path, labs=[LAB])
+    assert table(tmp_path, "gradebook.csv")[3] == ["cy", "4", "4"]
+
+
+def test_an_lms_whose_names_tell_the_time_is_late_by_it(tmp_path):
+    (tmp_path / "class").mkdir()
+    for name in (f"Lab_ada_attempt_2026-12-01-23-59-40_{LAB}.ipynb", f"Lab_bob_attempt_2026-12-02-00-00-00_{LAB}.ipynb"):
+        write(tmp_path / "other", "x", {"layer": "full"}).rename(tmp_path / "class" / name)
+    run = grade(tmp_path, Rules(parse_deadline("2026-12-01T23:59")))
+    late = {line["student"]: line["late"] and line["late"]["seconds"] for line in run["submissions"]}
+    assert late == {"ada": None, "bob": 1}
+    assert run["late_unknown"] == 0
+
+
+@pytest.mark.parametrize("text", ["2026-11-30T23:59", "2026-11-30 23:59", "20261130T2359", "2026-11-30"])
+def test_a_deadline_includes_its_minute(text):
+    rules = Rules(parse_deadline(text))
+    end = datetime.datetime(2026, 11, 30, 23, 59, 59).timestamp()
+    assert rules.late(end + 0.9) is None and rules.late(end + 1)["seconds"] == 1
+    assert Rules(parse_deadline("2026-11-30T23:59:00")).late(end) is not None
+
+
 def test_git_takes_nothing_of_what_is_written(tmp_path):
     write(tmp_path / "class", "ada", {"layer": "full"})
     grade(tmp_path)
@@ -164,7 +216,7 @@ def test_a_deadline_without_a_zone_is_local(text):
 
 
 def test_a_deadline_with_a_zone_keeps_its_moment():
-    assert parse_deadline("2026-12-01T23:59+00:00") == DEADLINE
+    assert parse_deadline("2026-12-01T23:59:00+00:00") == DEADLINE
     assert parse_penalty("10%/day") == (0.1, "day") and parse_penalty(" 2.5 % / hour ") == (0.025, "hour")
 
 
@@ -250,7 +302,8 @@ def test_run_json_tells_no_secret_and_no_host(tmp_path):
     write(tmp_path / "class", "ada", {"layer": "full"})
     grade(tmp_path)
     run = read_json(tmp_path / "out" / "run.json")
-    assert {"machine", "finished", "counts", "seconds", "versions", "flags", "submissions", "walls", "late_unknown"} == set(run)
+    assert {"machine", "finished", "counts", "people", "notices", "seconds", "versions", "flags", "submissions", "walls",
+            "late_unknown"} == set(run)  # fmt: skip
     said = str(run)
     assert "a secret of the tests" not in said and platform.node() not in said.split("'") and str(tmp_path) not in said
     assert fake_class.points_of({"layer": "full"}) == run["submissions"][0]["points"] == 5

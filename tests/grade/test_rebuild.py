@@ -105,7 +105,7 @@ EDITS = {  # a student's edit of a correct notebook: the flags that it must rais
     duplicated: {("duplicate_cell", "break_even")},
     stub_below: {("duplicate_cell", "break_even")},
     setup_edited: set(),
-    stripped: {(kind, id) for id in OURS for kind in ("matched_by_content", "deleted_check")},
+    stripped: {("matched_by_content", None)},
 }
 
 
@@ -117,6 +117,61 @@ def test_an_edit_around_the_solutions_is_flagged_and_changes_nothing(edit, corre
     assert kinds(result) == EDITS[edit]
     assert (result.visible, result.hidden) == (want.visible, want.hidden)
     assert all(result.attempted.values())
+
+
+def without_ids(notebook):
+    """As Colab saves: no ids, metadata of its own."""
+    for cell in notebook.cells:
+        cell.pop("id")
+        cell["metadata"] = {"id": "x"}
+    notebook.raw["nbformat_minor"] = 0
+    return notebook
+
+
+def test_an_editor_that_drops_ids_is_one_note(correct, tmp_path):
+    result = staged(without_ids(correct), tmp_path)
+    assert [(flag["kind"], flag["exercise"]) for flag in result.flags] == [("matched_by_content", None)]
+    assert "saved without ids by its editor" in result.flags[0]["message"] and all(result.attempted.values())
+
+
+def test_ids_lost_of_some_cells_are_one_note_with_their_names(correct, tmp_path):
+    for name in ("break_even", "cost_of_call", "cost_of_call-check"):
+        correct.cell(name)["metadata"] = {}
+        correct.cell(name)["id"] = f"pasted-{name}"
+    [flag] = staged(correct, tmp_path).flags
+    assert (flag["kind"], flag["exercise"]) == ("matched_by_content", None)
+    assert all(flag["message"].count(name) == 1 for name in ("break_even", "cost_of_call"))
+
+
+def test_a_check_without_its_id_is_found_edited_or_deleted_by_what_it_holds(correct, tmp_path):
+    correct.cell("break_even-check")["source"] = ["lab.check(\n", "    'break_even',\n", "    break_even,  # mine\n", ")"]
+    correct.cell("cost_of_call-check")["source"] = ["lab.check('cost_of_call', lambda *given: 1)"]
+    correct.delete("decode_float-check")
+    result = staged(without_ids(correct), tmp_path)
+    assert kinds(result) == {("matched_by_content", None), ("edited_check", "cost_of_call"), ("deleted_check", "decode_float")}
+
+
+def test_a_check_that_an_editor_laid_out_anew_is_not_flagged_and_one_with_more_in_it_is(correct, tmp_path):
+    correct.cell("break_even-check")["source"] = ["lab.check('break_even',\n", "          break_even)"]
+    assert staged(correct, tmp_path).flags == []
+    correct.cell("break_even-check")["source"] += ["\n", "print(1)"]
+    assert kinds(staged(correct, tmp_path)) == {("edited_check", "break_even")}
+
+
+def test_metadata_that_an_editor_dropped_is_no_change(correct, tmp_path):
+    for key in ("points", "locked"):
+        correct.cell("break_even-check")["metadata"]["nbgrader"].pop(key)
+    assert staged(correct, tmp_path).flags == []
+
+
+def test_conflict_markers_in_a_cell_are_named_and_the_others_go_on(correct, tmp_path):
+    merged = f"<<<<<<< HEAD\n{OURS['break_even']}\n=======\npass\n>>>>>>> origin/main\n"
+    result = staged(correct.write("break_even", merged), tmp_path)
+    assert kinds(result) == {("conflict_markers", "break_even")} and "conflict markers" in result.notes["break_even"]
+    correct = Notebook(LAB, OURS)
+    for mark in (">>>>>>> remote", "=======", "<<<<<<< local"):  # as nbdime leaves them, in cells of their own
+        correct.add("break_even", f"{mark}\n")
+    assert kinds(staged(correct, tmp_path)) == {("conflict_markers", None)}
 
 
 def test_a_split_cell_is_put_together(correct, tmp_path):
@@ -219,9 +274,9 @@ def test_code_that_touches_the_machinery_is_flagged(code, correct, tmp_path):
 
 
 BROKEN = {
-    "cut off": (b'{"cells": [', "JSON"), "not text": (b"\xff\xfe\x00\x01", "UTF-8"), "a list": (b"[]", "format 4"),
+    "cut off": (b'{"cells": [', "JSON"), "not text": (b"\xfa\xfb\x00\x01", "UTF-8"), "a list": (b"[]", "format 4"),
     "of format 3": (b'{"nbformat": 3, "cells": []}', "format 4"), "deep": (b"[" * 200_000, "JSON"),
-    "no cells": (b'{"nbformat": 4}', "format 4"), "empty": (b"", "JSON"),
+    "no cells": (b'{"nbformat": 4}', "format 4"), "empty": (b"", "empty"),
     "odd cells": (b'{"nbformat": 4, "cells": [1, null, {"cell_type": [], "source": {"a": 1}, "metadata": []}]}', "another"),
 }  # fmt: skip
 

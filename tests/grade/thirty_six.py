@@ -289,7 +289,7 @@ CASES = {
                              edit("delete", "break_even-check")),
     "06-duplicated-cell": Case(flags={"duplicate_cell"}, make=edit("copy", "break_even")),
     "06-split-cell": Case(flags={"duplicate_cell"}, make=split),
-    "07-metadata-stripped": Case(flags={"matched_by_content", "deleted_check"}, make=edit("strip_metadata")),
+    "07-metadata-stripped": Case(flags={"matched_by_content"}, make=edit("strip_metadata")),
     "07-not-to-be-matched": Case(flags={"matched_by_content", "missing_cell"}, make=renamed,
                                  expected={"break_even": "malformed"}),
     "07-nothing-of-the-lab": Case(make=no_lab, malformed="another notebook"),
