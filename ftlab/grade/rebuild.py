@@ -86,7 +86,7 @@ def staged(path, lab, secret="0", reference=None):
     if not any(result.codes.values()):
         result.problem = "no cell of this notebook belongs to an exercise of the lab: is it another notebook?"
         return result
-    _take_along(result, cells, submitted)
+    _take_along(result, cells, submitted, {cell.source for cell in release.cells})
     _look_at_the_rest(result, lab, cells, {cell["id"]: cell for cell in release.cells}, submitted)
     sources = {cell.id: _source(result, cell) for cell in cells if cell.kind == "exercise"}
     result.visible = visible_notebook(lab, sources)
@@ -311,8 +311,11 @@ def _is_part(source, code):
     return bool(source.strip()) and f"\n{source}\n" in f"\n{code}\n"
 
 
-def _take_along(result, cells, submitted):
-    """Put before each exercise's code what it reads of definitions in other cells; note what else it reads of them."""
+def _take_along(result, cells, submitted, released):
+    """Put before each exercise's code what it reads of definitions in other cells; note what else it reads of them.
+
+    released: the sources of the release's cells. What one of these defines counts only where no cell of the student's does.
+    """
     setup = [cell.source for cell in cells if cell.kind == "setup"]
     code_cells = [given for given in submitted if given.type == "code"]
     earlier = []
@@ -324,8 +327,9 @@ def _take_along(result, cells, submitted):
             parts = [number for number, given in enumerate(code_cells) if _is_part(given.source, code)]
             at = parts[-1] if parts else len(code_cells)
             others = [(number, given.source) for number, given in enumerate(code_cells) if number not in parts]
-            above, below = ([source for number, source in others if (number < at) == side] for side in (True, False))
-            found = taken_along(code, setup, earlier, above, below)
+            own = [(number, source) for number, source in others if source not in released]
+            above, below = ([source for number, source in own if (number < at) == side] for side in (True, False))
+            found = taken_along(code, setup, earlier, above, [*(one for _, one in others if one in released), *below])
             if found.lines:
                 result.taken[cell.id] = list(found.lines)
                 result.codes[cell.id] = with_taken(found.lines, code)

@@ -71,7 +71,8 @@ def taken_along(code: str, setup: Sequence[str] = (), earlier: Sequence[str] = (
     """What of the cells `above` and `below` goes with the exercise's `code` when it is graded, and what will be missing.
 
     setup: sources of the lab's own setup cells; earlier: of the exercises before this one. Both are there when graded.
-    above, below: sources of all other cells, in the notebook's order; of two definitions the last one above counts.
+    above, below: sources of all other cells, in the notebook's order; of two definitions the last one above counts, and
+    one below only where none above has the name.
     live: names that the running kernel has: one that no cell defines is then missing, too.
     """
     free = free_names(code)
@@ -117,6 +118,15 @@ def free_names(code: str) -> set[str]:
             later |= lazy
             bound_names |= bound(node)
         return free | (later - bound_names)
+    except UNREADABLE:
+        return set()
+
+
+def top_names(code: str) -> set[str]:
+    """The names that a cell defines at its top level, imports left out; the empty set for a cell that is no valid Python."""
+    try:
+        nodes = [node for node in ast.parse(python_of(code)).body if not isinstance(node, (ast.Import, ast.ImportFrom))]
+        return set().union(*map(bound, nodes))
     except UNREADABLE:
         return set()
 
@@ -297,13 +307,15 @@ def _exported(tree):
 
 @dataclasses.dataclass(eq=False)
 class _Piece:
-    """A statement, or one name of an import. rank: its place; names: what it binds; target: what an import gives its name.
+    """A statement, or one name of an import.
+
+    place: its lines in the cell; names: what it binds; target: what an import gives its name, with its dots.
 
     kind: import, star, definition, constant (if its value proves to be one), fallback (a try around imports), computed.
     """
 
     kind: str
-    rank: tuple
+    place: tuple
     names: frozenset
     node: ast.stmt
     text: str
@@ -333,45 +345,48 @@ class _Piece:
         return self.names == other.names and ast.dump(self.node) == ast.dump(other.node)
 
 
-def _pieces(sources, side):
-    """The _Pieces of cells, in order. side: 0 for cells above the exercise, 1 below."""
+def _pieces(sources):
+    """The _Pieces of cells, in order; none of cells that are no valid Python or too long."""
     found, left = [], MAX_CELLS
-    for number, source in enumerate(sources):
+    for source in sources:
         left -= len(source)
-        if len(source) > MAX_CELL or left < 0:
-            continue
-        try:
-            lines = (text := python_of(source)).split("\n")
-            for node in ast.parse(text).body:
-                found += _pieces_of(node, lines, (side, number, node.lineno))
-        except UNREADABLE:
-            continue
+        if len(source) <= MAX_CELL and left >= 0:
+            found += _pieces_in(source)
     return found
 
 
-def _pieces_of(node, lines, rank):
+@functools.lru_cache(maxsize=512)
+def _pieces_in(source):
+    try:
+        lines = (text := python_of(source)).split("\n")
+        return tuple(piece for node in ast.parse(text).body for piece in _pieces_of(node, lines, (node.lineno,)))
+    except UNREADABLE:
+        return ()
+
+
+def _pieces_of(node, lines, place):
     if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return [_import_piece(node, alias, rank) for alias in node.names]
+        return [_import_piece(node, alias, place) for alias in node.names]
     names = frozenset(bound(node))
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) or type(node).__name__ == "TypeAlias":
-        return [_Piece("definition", rank, names, node, _segment(lines, node))]
+        return [_Piece("definition", place, names, node, _segment(lines, node))]
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         if node.value is None:
             return []
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         parts = [item for target in targets for item in ast.walk(target)]
         plain = all(isinstance(item, (ast.Name, ast.Tuple, ast.List, ast.Store)) for item in parts)
-        return [_Piece("constant" if plain else "computed", rank, names, node, _segment(lines, node))]
+        return [_Piece("constant" if plain else "computed", place, names, node, _segment(lines, node))]
     if _is_main(node):
-        return [piece for inner in node.body for piece in _pieces_of(inner, lines, (*rank, inner.lineno))]
+        return [piece for inner in node.body for piece in _pieces_of(inner, lines, (*place, inner.lineno))]
     if isinstance(node, ast.Try) and _is_fallback(node):
-        return [_Piece("fallback", rank, names, node, _segment(lines, node))]
-    inner = [_import_piece(item, alias, rank) for item in _inner_imports(node) for alias in item.names]
+        return [_Piece("fallback", place, names, node, _segment(lines, node))]
+    inner = [_import_piece(item, alias, place) for item in _inner_imports(node) for alias in item.names]
     computed = names - set().union(*(piece.names for piece in inner))
-    return [*inner, _Piece("computed", rank, computed, node, _segment(lines, node))]
+    return [*inner, _Piece("computed", place, computed, node, _segment(lines, node))]
 
 
-def _import_piece(node, alias, rank):
+def _import_piece(node, alias, place):
     if isinstance(node, ast.Import):
         one = ast.Import([alias])
         target = alias.name if alias.asname else alias.name.partition(".")[0]
@@ -380,7 +395,7 @@ def _import_piece(node, alias, rank):
         target = f"{'.' * node.level}{node.module or ''}.{alias.name}"
     name = (alias.asname or alias.name).partition(".")[0]
     kind = "star" if alias.name == "*" else "import"
-    return _Piece(kind, rank, frozenset() if kind == "star" else frozenset([name]), one, ast.unparse(one), target)
+    return _Piece(kind, place, frozenset() if kind == "star" else frozenset([name]), one, ast.unparse(one), target)
 
 
 def _is_main(node):
@@ -437,13 +452,14 @@ class _Search:
     """Finds the pieces that a set of names needs. missing: {name: why}; call `need` for each name, then `lines`."""
 
     def __init__(self, setup, earlier, above, below, live):
-        self.above, self.below = _pieces(above, 0), _pieces(below, 1)
-        self.setup, self.live, self.missing = _pieces(setup, 0), live, {}
+        self.above, self.below = _pieces(above), _pieces(below)
+        self.setup, self.live, self.missing = _pieces(setup), live, {}
         self.given = set().union(*(piece.names for piece in self.setup))
-        self.earlier = {name for piece in _pieces(earlier, 0) for name in piece.names} - self.given
+        self.earlier = {name for piece in _pieces(earlier) for name in piece.names} - self.given
         self.known, self.opened = set(self.earlier), set()
         self.taken, self.stars = [], [piece for piece in [*self.below, *self.above] if piece.kind == "star"]
         self.size, self.changes = 0, {}
+        self.rank = {piece: number for number, piece in enumerate([*self.above, *self.below])}
         for piece in self.above + self.below:
             if piece.changes and not any(piece.same(one) for one in self.setup):
                 for name in piece.changes:
@@ -509,7 +525,7 @@ class _Search:
 
     def lines(self):
         """The texts of what was taken, each after what it needs, else in the notebook's order."""
-        left, texts = sorted(self.taken, key=lambda piece: piece.rank), []
+        left, texts = sorted(self.taken, key=self.rank.get), []
         needs = {piece: self._before(piece) for piece in left}
         while left:
             waiting = {name for piece in left for name in piece.names}
@@ -552,8 +568,11 @@ class _Search:
 
     def _from_star(self, star, name, known):
         if known is None:
-            return dataclasses.replace(star, names=frozenset([name]))
-        return _import_piece(ast.ImportFrom(star.node.module, [ast.alias(name)], 0), ast.alias(name), star.rank)
+            found = dataclasses.replace(star, names=frozenset([name]))
+        else:
+            found = _import_piece(ast.ImportFrom(star.node.module, [ast.alias(name)], 0), ast.alias(name), star.place)
+        self.rank[found] = self.rank[star]
+        return found
 
     def _nowhere(self, name):
         """No cell defines the name. It is noted where the kernel has it all the same."""
