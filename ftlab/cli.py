@@ -447,7 +447,9 @@ def _progress(text):
 
 
 def _watched():
-    return sys.stderr.isatty() or os.environ.get("FTLAB_PROGRESS") == "1"
+    from ftlab import profile
+
+    return sys.stderr.isatty() or profile.switched_on("FTLAB_PROGRESS", "progress in a file or pipe, too")
 
 
 def _number(value):

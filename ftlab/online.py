@@ -15,6 +15,7 @@ import re
 import threading
 
 from ftlab.errors import UsageError
+from ftlab.profile import ON
 
 SECONDS = 4.5  # for the Hub's first answer: the course promises five
 STALL = 120.0  # seconds; a line of 1 Mbit/s brings the next piece of a file, 10 MiB, before that
@@ -27,8 +28,8 @@ class Unavailable(UsageError):
 
 
 def offline():
-    """Whether HF_HUB_OFFLINE keeps the Hub out."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    """Whether HF_HUB_OFFLINE keeps the Hub out: by the rule of the Hub's own client, for which any other value is "no"."""
+    return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ON
 
 
 def ask(name, kind, otherwise):

@@ -16,6 +16,7 @@ import time
 from ftlab.errors import UsageError
 
 NAMES = ("cpu", "gpu")
+ON, OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")  # what a switch in the environment may be set to
 DEFAULT_BASE = "HuggingFaceTB/SmolLM2-135M"  # of the gpu profile: 135 million parameters, Llama's layout
 _GIB = 2**30
 # cgroup v1 says "no limit" with a number close to 2**63.
@@ -200,12 +201,23 @@ def _nvidia_smi(field):
 
 
 def _asked_fast():
-    value = os.environ.get("FTLAB_FAST", "").strip().lower()
-    if value in ("", "0", "false", "no"):
-        return False
-    if value in ("1", "true", "yes"):
-        return True
-    raise UsageError(f"FTLAB_FAST={value!r} is neither 1 (few steps) nor 0: set it to 1 or unset it")
+    return switched_on("FTLAB_FAST", "few steps")
+
+
+def switched_on(variable: str, meaning: str = "") -> bool:
+    """Whether an environment variable is 1, true, yes or on, in any case; False for 0, false, no, off, empty or unset.
+
+    meaning: what 1 asks for, for the error. Raises UsageError for any other value.
+    """
+    value = os.environ.get(variable, "").strip()
+    if value.lower() in (*ON, *OFF):
+        return value.lower() in ON
+    raise UsageError(f"{variable}={value!r} is neither 1{f' ({meaning})' if meaning else ''} nor 0: set it to 1 or unset it")
+
+
+def headless() -> bool:
+    """Whether FTLAB_HEADLESS asks for notebooks that are run for readers: pictures, no widgets, nothing kept outside them."""
+    return switched_on("FTLAB_HEADLESS", "pictures in place of widgets")
 
 
 def _has(module):

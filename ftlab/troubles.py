@@ -15,7 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from ftlab import profile
+from ftlab import online, profile
 
 NETWORK_SECONDS = 2.0
 PORT = 8888  # JupyterLab's
@@ -167,7 +167,7 @@ def network(needed=None):
     severity = "warning" if needed else "note"
     without = (f"without it {needed} cannot be fetched, and every lab runs on the shipped models" if needed else
                "the labs need no network: their models are shipped")
-    if os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in ("1", "ON", "YES", "TRUE"):
+    if online.offline():
         return [problem(severity, f"HF_HUB_OFFLINE keeps the Hugging Face Hub's client from the network; {without}",
                         "unset HF_HUB_OFFLINE")] if needed else []
     where = os.environ.get("HF_ENDPOINT", "").strip() or "https://huggingface.co"

@@ -46,6 +46,20 @@ def test_unknown_settings_are_refused(monkeypatch):
         profile.fast()
 
 
+@pytest.mark.parametrize("ask", [profile.fast, profile.headless])
+def test_switches_in_the_environment_are_read_alike(monkeypatch, ask):
+    name = f"FTLAB_{ask.__name__.upper()}"
+    for value, expected in {"1": True, "true": True, "Yes": True, " on ": True, "0": False, "False": False, "no": False,
+                            "OFF": False, "": False, " ": False}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+        assert ask() is expected, value
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(UsageError, match=f"{name}='2' is neither 1"):
+        ask()
+    monkeypatch.delenv(name)
+    assert ask() is False
+
+
 @pytest.mark.parametrize(("value", "expected"), [("1", 3), ("0", 500), ("", 500)])
 def test_steps(monkeypatch, value, expected):
     monkeypatch.setenv("FTLAB_FAST", value)

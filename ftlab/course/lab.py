@@ -1,16 +1,20 @@
 """`lab = ftlab.lab("01_autoregression")`: what a student's notebook talks to."""
 
+import contextlib
 import html
 import sys
 
 from ftlab import profile
-from ftlab.course import catalogue
+from ftlab.course import catalogue, cells
 from ftlab.errors import UsageError
 from ftlab.files import read_json
 from ftlab.teach import display
-from ftlab.teach.check import RIGHT, run_check
+from ftlab.teach.check import NOT_ATTEMPTED, RIGHT, run_check
 from ftlab.teach.probe import probe_seed, to_json
 from ftlab.teach.state import State
+
+WILL_MISS = ("Missing when this is graded; put it into the exercise's own cell (imports of installed packages, functions, "
+             "classes and constants are taken along from other cells):")  # fmt: skip
 
 
 def open_lab(name):
@@ -34,6 +38,8 @@ class Lab:
         self.state = State(name)
         self.results, self.probes, self.claims_shown = {}, {}, {}
         self._solved_here = set()
+        if shell := display.shell_or_none():
+            cells.watch(shell)
 
     def __repr__(self):
         return f"<lab {self.name}: {len(self.exercises)} exercises>"
@@ -55,7 +61,17 @@ class Lab:
         earned = exercise.points if result.status == RIGHT and id not in self._solved_here else 0
         self.state.update(id, status=result.status, solution_used=id in self._solved_here)
         display.show_box(result.status, exercise.title, message, result.as_json(), display.CHECK_MIME)
+        if result.status != NOT_ATTEMPTED and id not in self._solved_here:
+            self._warn_of_missing(id)
         return display.Points(earned, exercise.points)
+
+    def _warn_of_missing(self, id):
+        """Show what the exercise's cell reads of other cells and will not be there when it is graded."""
+        shell, warning = display.shell_or_none(), ""
+        with contextlib.suppress(Exception):  # a check is shown whatever a program does to the history of cells
+            warning = cells.graded_with(self.name, id, shell).warning() if shell else ""
+        if warning:
+            display.show_box("note", "", f"{WILL_MISS}\n{warning}")
 
     def hint(self, id):
         """Show the next hint for exercise `id`: the first is a nudge, the last is nearly the answer."""

@@ -118,6 +118,9 @@ def _section(row, exercise, override):
         parts.append(f'<p class="said"><span class="faint">The check in the notebook said:</span>\n{text(visible)}</p>')
     if exercise and (hint := hint_for(exercise, row)):
         parts.append(f'<p class="note"><b>Hint.</b> {text(hint)}</p>')
+    if row.get("taken") and row["status"] != "not_attempted":
+        parts.append('<p class="faint">Taken along from other cells of your notebook, since your code reads them:</p>'
+                     f"<pre><code>{text(chr(10).join(row['taken']), LONGEST_CODE)}</code></pre>")  # fmt: skip
     if row["code"].strip() and row["status"] != "not_attempted":
         parts.append(f"<pre><code>{text(row['code'], LONGEST_CODE)}</code></pre>")
     return f"<section>{''.join(parts)}</section>"

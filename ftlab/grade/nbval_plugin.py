@@ -12,6 +12,7 @@ looked after four times a second. After a kernel's end the rest of its notebook 
 interrupt, or is ended by its own code, is not worth a second one. What hung in the check is not tried again on hidden inputs.
 """
 
+import ast
 import dataclasses
 import os
 import resource
@@ -28,8 +29,10 @@ from nbval.plugin import IPyNbCell, IPyNbFile
 from ftlab.course.runner import displayed_in as displayed
 from ftlab.errors import NotHeld
 from ftlab.files import write_json
+from ftlab.teach.check import Result
 from ftlab.teach.compare import difference
 from ftlab.teach.display import CHECK_MIME, PROBE_MIME
+from ftlab.teach.names import UNREADABLE, python_of
 
 HIDDEN_SHARE = 0.75  # of an exercise's points; the rest hangs on the check, and is paid only when the hidden tier passes, too
 RTOL, ATOL = 1e-3, 1e-5
@@ -145,6 +148,10 @@ class GradedNotebook(IPyNbFile):
             name = f"{ours.kind} {ours.get('id', cell.cell_num)}"
             yield GradedCell.from_parent(self, name=name, cell_num=cell.cell_num, cell=cell.cell, options=cell.options)
 
+    def ids(self):
+        """The ids of the notebook's exercises."""
+        return [cell.metadata.ftlab.id for cell in self.nb.cells if "id" in cell.metadata.ftlab]
+
     def is_ours(self):
         return "tier" in self.nb.metadata.get("ftlab", {})
 
@@ -255,10 +262,33 @@ class GradedCell(IPyNbCell):
         return problem is None
 
     def _forged(self, kind, id, ran):
+        """Flag results of checks and probes that a cell shows and should not.
+
+        A student may call `lab.check` in the exercise's cell: what it shows there is expected, and counts for nothing.
+        """
         for mime, owner in ((CHECK_MIME, "check"), (PROBE_MIME, "probe")):
-            count = len(displayed(ran.outputs, mime))
+            shown = displayed(ran.outputs, mime)
+            if kind == "exercise" and owner == "check" and _calls_check(self.cell.source):
+                shown = [result for result in shown if not _is_result(result, self.parent.ids())]
+            count = len(shown)
             if count > (kind == owner):
                 self.config.ftlab.flag("forged_display", id, f"a {kind} cell showed {count} results of a {owner}")
+
+
+def _calls_check(source):
+    """Whether the code of an exercise's cell names `lab.check`, as it does where the two cells were merged."""
+    try:
+        tree = ast.parse(python_of(source))
+    except UNREADABLE:
+        return False
+    return any(isinstance(node, ast.Attribute) and node.attr == "check" and getattr(node.value, "id", "") == "lab"
+               for node in ast.walk(tree))
+
+
+def _is_result(result, ids):
+    """Whether a displayed value has the form of what `lab.check` shows for one of the lab's exercises."""
+    fields = {field.name for field in dataclasses.fields(Result)}
+    return isinstance(result, dict) and set(result) == fields and result["id"] in ids and result["status"] in CHECKED
 
 
 def _checked(id, shown):

@@ -219,7 +219,7 @@ def _row(exercise, staged, found):
         "message": "\n".join(line for line in (message, note if status != "full" else None) if line),
         "visible": {"status": visible["status"], "mistake": mistake, "message": visible["message"]},
         "hidden": {"status": hidden["status"], "message": hidden["message"]},
-        "code": staged.codes[id], "flags": flags,
+        "code": staged.codes[id], "taken": staged.taken.get(id, []), "flags": flags,
     }  # fmt: skip
 
 

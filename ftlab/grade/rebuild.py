@@ -2,8 +2,8 @@
 
 *visible*: setup, exercises and checks, as the student ran them. *hidden*: setup, exercises and probes.
 Everything but the exercises' code comes from the release, whatever the submission says: its checks, its points, its tags,
-its other cells count for nothing. Only what stands in an exercise's own cell counts; a helper in a cell of its own does not,
-and the student is told so.
+its other cells count for nothing. What counts is an exercise's own cell, and what it reads of the imports of installed
+packages, definitions and constants in other cells (`ftlab.teach.names`). What else it reads is missing; the student is told so.
 
 Which of a student's cells is an exercise's:
 1. the cells that carry its id: nbgrader's grade_id, else ours (`metadata.ftlab.id`), else the cell's own id;
@@ -15,7 +15,6 @@ Which of a student's cells is an exercise's:
 """
 
 import ast
-import builtins
 import copy
 import dataclasses
 import functools
@@ -29,6 +28,7 @@ from ftlab.course.source import read_lab, solution_of, stub_of
 from ftlab.grade.notebook_file import conflict, read_notebook
 from ftlab.grade.withheld import all_bound, bound, used
 from ftlab.teach.display import PROBE_MIME
+from ftlab.teach.names import taken_along, with_taken
 from ftlab.teach.probe import probe_seed
 
 MARKER = re.compile(r"(#[#\s]*)((?:NBVAL|PYTEST_VALIDATE)_[A-Z_]+)(\s*)")
@@ -36,6 +36,7 @@ SKIP = """try:
 {body}
 except (*(lambda errors: (errors.Withheld, errors.UsageError))(__import__('ftlab.errors', fromlist=['Withheld'])), NameError):
     pass"""
+MISSING = "Missing when your code was graded; put it into the exercise's cell:"
 # What a cell has to do with when it changes the machinery that shows and judges results.
 MACHINERY = re.compile(
     r"ast_transformers|input_transformer|showtraceback|set_custom_exc|iopub|display_pub|displayhook|vnd\.ftlab|"
@@ -49,6 +50,7 @@ class Staged:
 
     visible, hidden: nbformat notebooks, or None where `problem` says why the submission cannot be graded.
     codes: {exercise id: the student's code, "" where no cell was found}; attempted: {exercise id: whether it is not the gap};
+    taken: {exercise id: the lines of its code that come from other cells};
     solutions: ids of exercises for which the student took our solution; notes: {exercise id: line for the student}.
     """
 
@@ -59,6 +61,7 @@ class Staged:
     attempted: dict = dataclasses.field(default_factory=dict)
     solutions: set = dataclasses.field(default_factory=set)
     notes: dict = dataclasses.field(default_factory=dict)
+    taken: dict = dataclasses.field(default_factory=dict)
     problem: str | None = None
 
     def flag(self, kind, message, exercise=None):
@@ -81,6 +84,7 @@ def staged(path, lab, secret="0", reference=None):
     if not any(result.codes.values()):
         result.problem = "no cell of this notebook belongs to an exercise of the lab: is it another notebook?"
         return result
+    _take_along(result, cells, submitted, {cell.source for cell in release.cells})
     _look_at_the_rest(result, lab, cells, {cell["id"]: cell for cell in release.cells}, submitted)
     sources = {cell.id: _source(result, cell) for cell in cells if cell.kind == "exercise"}
     result.visible = visible_notebook(lab, sources)
@@ -296,6 +300,38 @@ def _defined(source):
             re.findall(r"^(\w+)\s*=[^=]", source, re.M))
 
 
+def _is_part(source, code):
+    """Whether an exercise's `code` was put together of this cell's source and others."""
+    return bool(source.strip()) and f"\n{source}\n" in f"\n{code}\n"
+
+
+def _take_along(result, cells, submitted, released):
+    """Put before each exercise's code what it reads of definitions in other cells; note what else it reads of them.
+
+    released: the sources of the release's cells. What one of these defines counts only where no cell of the student's does.
+    """
+    setup = [cell.source for cell in cells if cell.kind == "setup"]
+    code_cells = [given for given in submitted if given.type == "code"]
+    earlier = []
+    for cell in cells:
+        if cell.kind != "exercise":
+            continue
+        code = result.codes[cell.id]
+        if result.attempted[cell.id]:
+            parts = [number for number, given in enumerate(code_cells) if _is_part(given.source, code)]
+            at = parts[-1] if parts else len(code_cells)
+            others = [(number, given.source) for number, given in enumerate(code_cells) if number not in parts]
+            own = [(number, source) for number, source in others if source not in released]
+            above, below = ([source for number, source in own if (number < at) == side] for side in (True, False))
+            found = taken_along(code, setup, earlier, above, [*(one for _, one in others if one in released), *below])
+            if found.lines:
+                result.taken[cell.id] = list(found.lines)
+                result.codes[cell.id] = with_taken(found.lines, code)
+            if found.missing:
+                result.notes[cell.id] = f"{MISSING}\n{found.warning()}"
+        earlier.append(code or stub_of(cell))
+
+
 # What else a submission tells
 
 
@@ -316,7 +352,6 @@ def _look_at_the_rest(result, lab, cells, release, submitted):
             result.notes[id] = "The cell of this exercise is not in your notebook; hand in the notebook with all its cells."
             result.flag("missing_cell", "the exercise's cell is not in the notebook, and none was found by what it holds", id)
         _look_at_code(result, id, code, exercises[id].withheld)
-    _note_helpers(result, submitted, cells)
 
 
 def _flag_checks(result, release, submitted, exercises):
@@ -432,28 +467,6 @@ def _reaches(reached, withheld):
     if reached.startswith("ftlab"):
         return reached == withheld or reached == module or reached.startswith(f"{withheld}.")
     return reached.count(".") == 1 and reached.split(".") in ([alias, last] for alias in ("library", module.split(".")[-1]))
-
-
-def _note_helpers(result, submitted, cells):
-    """Tell a student whose exercise uses a name that no graded cell defines, and another cell of the notebook does."""
-    graded = set(vars(builtins)).union(*(_bound(cell.source) for cell in cells if cell.kind in ("setup", "exercise")))
-    extra = set()
-    for given in submitted:
-        judged = given.name in result.codes or given.name.endswith("-check")
-        if given.type == "code" and not judged:
-            extra |= _bound(given.source) - graded
-    for id, code in result.codes.items():
-        tree = _parsed(code)
-        needed = sorted((used(tree) - all_bound(tree)) & extra) if tree and result.attempted[id] else []
-        if needed:
-            names = ", ".join(f"`{name}`" for name in needed)
-            result.notes[id] = (f"{names}: defined in another cell, and only the exercise's cell is graded; put what it needs "
-                                "into it.")  # fmt: skip
-
-
-def _bound(source):
-    tree = _parsed(source)
-    return set().union(*(bound(node) for node in tree.body)) if tree else set()
 
 
 def _parsed(code):

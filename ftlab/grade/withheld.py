@@ -18,6 +18,7 @@ from ftlab.course import catalogue
 from ftlab.course.source import read_lab, stub_of
 from ftlab.errors import UsageError
 from ftlab.files import atomic_folder
+from ftlab.teach.names import all_bound, bound, used
 
 # Folders and files of the package that no kernel of a submission sees.
 NEVER = ("grade", "course/answers", "assets/studies", "assets/labs")
@@ -134,22 +135,6 @@ def nodes_of(tree, rest):
         tree = found[0]
 
 
-def bound(node):
-    """The names that a statement binds in its own scope."""
-    names, todo = set(), [node]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names.add(item.name)
-        elif isinstance(item, (ast.Import, ast.ImportFrom)):
-            names |= {(alias.asname or alias.name).split(".")[0] for alias in item.names}
-        elif isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store):
-            names.add(item.id)
-        elif not isinstance(item, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
-            todo += ast.iter_child_nodes(item)
-    return names
-
-
 # Withheld names
 
 
@@ -228,18 +213,6 @@ def constants_only(source):
             kept.append(node)
     kept += ast.parse("CLAIMS = []").body
     return ast.unparse(ast.Module(kept, [])) + "\n"
-
-
-def all_bound(tree):
-    """All names that a tree binds anywhere, in inner scopes too: arguments, variables of comprehensions."""
-    names = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    return names.union(*(bound(node) for node in ast.walk(tree) if isinstance(node, ast.stmt)))
-
-
-def used(node):
-    """The names that a statement reads, anywhere inside it."""
-    return {item.id for item in ast.walk(node) if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Load)}
 
 
 # Checks

@@ -8,6 +8,7 @@ import inspect
 import math
 import time
 
+from ftlab.profile import headless
 from ftlab.show import style
 from ftlab.show.shown import Shown, error_html
 from ftlab.show.terminal import metrics_text, step_text
@@ -68,7 +69,7 @@ class LivePlot:
         self._open_target()
 
     def _open_target(self):
-        if not style.headless() and (style.in_kernel() or _hosts):
+        if not headless() and (style.in_kernel() or _hosts):
             self._target = _hosts[-1].slot() if _hosts else _DisplayTarget()
             self._redraw_if_due()
 
@@ -292,12 +293,10 @@ class _BoxTarget:
         self.area.value = text
 
     def picture(self, figure, caption):
-        import base64
+        from ftlab.show.plots import image_html
 
-        data = base64.b64encode(figure.png()).decode()
         width = round(figure.get_size_inches()[0] * style.SCREEN_DPI)
-        self.area.value = (f'<img alt="{style.escape(figure.alt)}" style="max-width:{width}px;width:100%" '
-                           f'src="data:image/png;base64,{data}">{caption}')
+        self.area.value = image_html(figure.png(), figure.alt, width) + caption
 
 
 class RunLive(Shown):
@@ -376,8 +375,10 @@ def show_result(result, box):
     if result is None:
         return
     if hasattr(result, "png"):
-        widget = w.Image(value=result.png(), format="png", layout=w.Layout(
-            max_width="100%", width=f"{round(result.get_size_inches()[0] * style.SCREEN_DPI)}px"))
+        from ftlab.show.plots import image_html
+
+        # An Image widget has no alternative text.
+        widget = w.HTML(value=image_html(result.png(), result.alt, round(result.get_size_inches()[0] * style.SCREEN_DPI)))
     elif isinstance(result, Shown):
         widget = result.widget
     else:

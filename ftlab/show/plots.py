@@ -4,6 +4,7 @@ In a notebook a figure as a cell's last expression shows as a PNG; elsewhere use
 tuples (value, low, high). Shares are given in [0, 1] and drawn in per cent where `percent=True`.
 """
 
+import base64
 import functools
 import io
 import math
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
+from ftlab.profile import headless
 from ftlab.show import style
 
 
@@ -35,10 +37,18 @@ class Picture(Figure):
         return packed.getvalue()
 
     def bundle(self):
-        """(data, metadata) for IPython's display(raw=True)."""
+        """(data, metadata) for IPython's display(raw=True), with the alternative text.
+
+        It is in the image's metadata, where nbconvert's classic template, nbsphinx and others read it, and is the plain text.
+        JupyterLab and nbconvert's default template read no metadata of an image but its size. For them there is HTML
+        beside the PNG, except in stored notebooks (FTLAB_HEADLESS): GitHub may show no picture that is inside of HTML.
+        """
         width, height = (round(inches * style.SCREEN_DPI) for inches in self.get_size_inches())
-        text = self.alt or "a picture"
-        return {"image/png": self.png(), "text/plain": text}, {"image/png": {"width": width, "height": height}}
+        png, text = self.png(), self.alt or "a picture"
+        data = {"image/png": png, "text/plain": text}
+        if not headless():
+            data["text/html"] = image_html(png, text, width)
+        return data, {"image/png": {"width": width, "height": height, "alt": text}}
 
     def show(self, warn=True):
         """Display it here, when it is not a cell's last expression."""
@@ -49,6 +59,12 @@ class Picture(Figure):
 
         data, metadata = self.bundle()
         display(data, metadata=metadata, raw=True)
+
+
+def image_html(png: bytes, alt: str, width: int) -> str:
+    """An <img> that holds a PNG, with its alternative text; width: in CSS pixels, less where there is less room."""
+    data = base64.b64encode(png).decode()
+    return f'<img alt="{style.escape(alt)}" style="max-width:{width}px;width:100%" src="data:image/png;base64,{data}">'
 
 
 def _styled(function):

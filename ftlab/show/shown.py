@@ -7,6 +7,7 @@ Only what ipywidgets 7.7 (Colab) and 8 share is used.
 """
 
 from ftlab.errors import UsageError
+from ftlab.profile import headless
 from ftlab.show import style
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -40,7 +41,7 @@ class Shown:
     def _ipython_display_(self):
         from IPython.display import display
 
-        if not style.headless():
+        if not headless():
             display_widget(self.widget, f"[{self.name}: run this cell to use it]")
             return
         picture = self.picture()

@@ -5,7 +5,6 @@ variables, with fallbacks for Colab and others. No meaning hangs on colour alone
 """
 
 import html
-import os
 
 # Okabe and Ito's palette (2008): eight colours that people with any common colour blindness tell apart.
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -36,11 +35,6 @@ FAINT_CSS = "var(--jp-ui-font-color2, var(--colab-secondary-text-color, #666))"
 LINE_CSS = "var(--jp-border-color2, #bbb)"
 CARD_CSS = "var(--jp-layout-color2, rgba(128, 128, 128, 0.1))"
 MONO_CSS = "var(--jp-code-font-family, monospace)"
-
-
-def headless():
-    """Whether FTLAB_HEADLESS=1: notebooks are being executed for readers, so pictures only, no widgets."""
-    return os.environ.get("FTLAB_HEADLESS", "").strip().lower() not in ("", "0", "false", "no")
 
 
 def in_kernel():

@@ -5,6 +5,7 @@ They compute nothing: callables and data come from outside. How they appear is s
 
 import random
 
+from ftlab.profile import headless
 from ftlab.show import style
 from ftlab.show.aligned import frontier_view, token_rewards_view
 from ftlab.show.bits import bit_flipper
@@ -426,7 +427,7 @@ class Prediction(Shown):
         self.on_commit, self.committed, self.percent = on_commit, committed, percent
 
     def _ipython_display_(self):
-        if not style.headless():
+        if not headless():
             display_widget(self.widget, f"[prediction: {self.question}]")
             return
         from IPython.display import display

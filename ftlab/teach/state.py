@@ -4,12 +4,13 @@ import os
 import pathlib
 
 from ftlab.files import read_json, write_json
+from ftlab.profile import headless
 
 
 class State:
     """A small JSON file under $FTLAB_HOME (default ~/.ftlab); in memory only where that cannot be written.
 
-    Under FTLAB_HEADLESS=1 it is always in memory, so that a run depends on nothing outside its notebook.
+    Under FTLAB_HEADLESS it is always in memory, so that a run depends on nothing outside its notebook.
     """
 
     def __init__(self, lab):
@@ -36,10 +37,6 @@ class State:
                 write_json(self.path, self.data)
             except OSError:
                 self.path = None
-
-
-def headless():
-    return os.environ.get("FTLAB_HEADLESS", "") == "1"
 
 
 def home():

@@ -240,12 +240,15 @@ def test_our_solution_taken_is_zero_points_and_the_rest_goes_on(tmp_path):
     assert "raise NotImplementedError" not in sources(result.visible)["cost_of_call"]
 
 
-def test_a_helper_in_a_cell_of_its_own_is_told(correct, tmp_path):
-    correct.add("cost_of_call-check", "import math as m\ndef quotient(a, b):\n    return a / b")
-    correct.write("break_even", "def break_even(upfront, before, after):\n    return m.ceil(quotient(upfront, before - after))")
+def test_what_other_cells_define_is_taken_along_and_the_rest_is_told(correct, tmp_path):
+    helpers = "import math as m\ndef quotient(a, b):\n    return a / b\none = len(dir(lab)) ** 0"
+    correct.add("cost_of_call-check", helpers)
+    code = "def break_even(upfront, before, after):\n    return m.ceil(quotient(upfront, before - after)) * one"
+    correct.write("break_even", code)
     result = staged(correct, tmp_path)
-    assert result.notes == {"break_even": "`m`, `quotient`: defined in another cell, and only the exercise's cell is graded; "
-                                          "put what it needs into it."}
+    assert result.taken == {"break_even": ["import math as m", "def quotient(a, b):\n    return a / b"]}
+    assert result.codes["break_even"] == "\n".join([*result.taken["break_even"], correct.source("break_even")])
+    assert result.notes == {"break_even": f"{rebuild.MISSING}\n`one` comes from another cell (a variable computed there)"}
 
 
 WITHHELD = ("ftlab.measure.formats.decode",)

@@ -1,8 +1,11 @@
 """Pictures: they hold what they were given, stay small, read in both themes, and leave matplotlib's settings alone."""
 
+import base64
 import io
 import itertools
+import json
 import math
+import re
 import subprocess
 import sys
 
@@ -212,3 +215,32 @@ def test_importing_widgets_loads_nothing_heavy():
     code = ("import sys, ftlab.show.terminal, ftlab.show.widgets; "
             "print(sorted({'matplotlib', 'torch', 'ipywidgets'} & set(sys.modules)))")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_picture_carries_its_alternative_text_where_readers_look(pictures, monkeypatch):
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    figure, png = next(iter(pictures.values()))
+    figure.alt = 'a & b "against" <step>'
+    for value, kinds in (("1", {"image/png", "text/plain"}), ("0", {"image/png", "text/plain", "text/html"})):
+        monkeypatch.setenv("FTLAB_HEADLESS", value)
+        data, metadata = figure.bundle()
+        assert set(data) == kinds and data["text/plain"] == metadata["image/png"]["alt"] == figure.alt
+        data = data | {"image/png": base64.b64encode(data["image/png"]).decode()}
+        output = nbformat.v4.new_output("display_data", data, metadata=metadata)
+        cell = nbformat.v4.new_code_cell("figure", outputs=[output])
+        for template in ("classic", *(["lab"] if value == "0" else [])):
+            page, _ = HTMLExporter(template_name=template).from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+            assert re.search(r'<img[^>]* alt="a &amp; b &quot;against&quot; &lt;step&gt;"', page.replace("\n", " ")) or \
+                re.search(r"<img[^>]* alt='a &amp; b \"against\" &lt;step&gt;'", page.replace("\n", " ")), template
+
+
+def test_stored_pictures_have_an_alternative_text():
+    from ftlab.course import catalogue
+
+    for path in catalogue.SOLUTIONS.glob("*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", ()):
+                if "image/png" in output.get("data", {}):
+                    assert output["metadata"]["image/png"]["alt"] == "".join(output["data"]["text/plain"]), path.name

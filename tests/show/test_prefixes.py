@@ -2,7 +2,8 @@
 
 import pytest
 
-from ftlab.show import style, widgets
+from ftlab.profile import headless
+from ftlab.show import widgets
 
 TOKENS = ["<s>", " fox", "<b>"]
 # two layers of two heads; a prefix of two: rows of 2 + 3
@@ -95,7 +96,7 @@ def test_pictures_and_headless(attention, swap, monkeypatch):
         assert view.picture().png().startswith(b"\x89PNG")
     assert "prefix of 2" in attention.picture().alt and "Say a." in swap.picture().alt
     monkeypatch.setenv("FTLAB_HEADLESS", "1")
-    assert style.headless()
+    assert headless()
     view = widgets.swap_view(["base"], lambda prompt, name: "x", ["a"])
     view._ipython_display_()
     assert view._widget is None

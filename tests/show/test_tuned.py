@@ -2,7 +2,8 @@
 
 import pytest
 
-from ftlab.show import plots, style, widgets
+from ftlab.profile import headless
+from ftlab.show import plots, widgets
 
 PAIRS = [("<s>", False), ("### Response:\n", False), ("<b>", True), (" fox", True), ("</s>", True)]
 
@@ -62,7 +63,7 @@ def test_a_long_prompt_is_cut_in_the_picture():
 
 def test_headless_they_make_no_widget(mask, monkeypatch):
     monkeypatch.setenv("FTLAB_HEADLESS", "1")
-    assert style.headless()
+    assert headless()
     view = widgets.loss_mask_view({"response": PAIRS})
     view._ipython_display_()
     assert view._widget is None

@@ -64,7 +64,7 @@ def test_state_stays_in_memory_when_headless_or_unwritable(at_home, monkeypatch)
     state = State("01_x")
     state.update("loop", status="right")
     assert state.exercise("loop")["status"] == "right"
-    monkeypatch.setenv("FTLAB_HEADLESS", "1")
+    monkeypatch.setenv("FTLAB_HEADLESS", "true")
     monkeypatch.setenv("FTLAB_HOME", str(at_home / "other"))
     State("01_x").update("loop", status="right")
     assert not (at_home / "other").exists()
