@@ -9,7 +9,7 @@ import time
 from ftlab import profile
 from ftlab.course import catalogue
 from ftlab.errors import NotHeld, UsageError
-from ftlab.files import atomic_write_text, write_json
+from ftlab.files import atomic_write_text, with_this_package, write_json
 from ftlab.teach.display import CLAIM_MIME
 
 SAMPLE_SECONDS = 0.2
@@ -199,10 +199,7 @@ class _Sampler:
 
 
 def _environment(fast, extra):
-    environment = dict(os.environ, FTLAB_HEADLESS="1", PYTHONHASHSEED="0", **extra)
-    # A kernel must import this ftlab, wherever it is started from.
-    paths = [str(catalogue.ROOT), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    environment = with_this_package(dict(os.environ, FTLAB_HEADLESS="1", PYTHONHASHSEED="0", **extra))
     if fast is not None:
         environment["FTLAB_FAST"] = "1" if fast else "0"
     return environment

@@ -9,7 +9,7 @@ import sys
 
 from ftlab.course import catalogue
 from ftlab.errors import UsageError
-from ftlab.files import atomic_write_bytes, read_json, write_json
+from ftlab.files import atomic_write_bytes, read_json, with_this_package, write_json
 
 RECORD = ".ftlab.json"  # {file: hash of the lab as it was copied}
 # Defaults of settings: JupyterLab asks nobody about its news, and offers no update of the course's exact versions.
@@ -49,7 +49,7 @@ def open_jupyter(folder, name=None, browser=True, port=None):
     places = os.pathsep.join(filter(None, [str(CONFIG), os.environ.get("JUPYTER_CONFIG_PATH")]))
     try:
         return subprocess.run(jupyter_command(folder, name, browser, port), check=False,
-                              env=dict(os.environ, JUPYTER_CONFIG_PATH=places)).returncode  # fmt: skip
+                              env=with_this_package() | {"JUPYTER_CONFIG_PATH": places}).returncode  # fmt: skip
     except KeyboardInterrupt:
         return 0  # Ctrl-C is how one leaves JupyterLab; it has had the signal too
 
