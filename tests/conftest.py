@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import parts
 import pytest
 
 from ftlab import profile
@@ -38,10 +39,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """A word on what was skipped and why, since -q names no reasons."""
+    """The last lines: what was not run, and the command that runs it, since -q names no reasons."""
     reasons = {}
     for report in terminalreporter.stats.get("skipped", ()):
         reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reason = reason.removeprefix("Skipped: ")
         reasons[reason] = reasons.get(reason, 0) + 1
-    for reason, count in sorted(reasons.items()):
-        terminalreporter.write_line(f"{count} not run: {reason.removeprefix('Skipped: ')}")
+    for line in parts.lines(reasons):
+        terminalreporter.write_line(line)

@@ -204,18 +204,19 @@ class Walls:
                 return mode
             self._problems[mode] = problem
         tried = "; ".join(f"{mode}: {problem}" for mode, problem in self._problems.items())
-        raise UsageError(f"no sandbox works here ({tried}); {self._remedy(tried)}or, if you trust every submission, choose "
-                         "--unsafe")  # fmt: skip
+        remedy = self._remedy(tried)
+        raise UsageError(f"no sandbox works here ({tried}); {remedy}{', or, ' if remedy else ''}if you trust every submission, "
+                         "choose --unsafe")  # fmt: skip
 
     def _remedy(self, tried):
-        """What to do where every mode failed for the reasons `tried`: ends in ", ", or is "" where nobody can know."""
+        """What to do where every mode failed for the reasons `tried`; "" where the reason itself has to be mended."""
         if not namespaces.supported() or self._bubblewrap() is not None:
-            return "install bubblewrap 0.8 or later (apt-get install bubblewrap), or docker or podman, "
+            return "install bubblewrap 0.8 or later (apt-get install bubblewrap), or docker or podman"
         if self._no_way_to_show:
-            return f"{self._no_way_to_show[1]}, "
+            return self._no_way_to_show[1]
         if _REFUSED.search(tried):  # it is there and may not do its work
             return (f"let this user make namespaces ({_who_forbids()}in a container: docker run --security-opt "
-                    "seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined), ")
+                    "seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined)")
         return ""
 
     def _cannot_be_read(self):
