@@ -17,6 +17,8 @@ os.environ.setdefault("FTLAB_PROFILE", "cpu")
 os.environ.pop("FTLAB_BASE", None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# However slow the machine is: a command that takes over half a minute would say so among what a test reads.
+os.environ.setdefault("FTLAB_PROGRESS", "0")
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 

@@ -1,5 +1,7 @@
 """Run notebooks headless, each in a fresh kernel, and write down what it took."""
 
+import contextlib
+import logging
 import os
 import pathlib
 import subprocess
@@ -56,11 +58,14 @@ def execute(notebook, on_cell=None, fast=None, environment=None):
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-    manager = AsyncKernelManager(kernel_name="python3")
+    # What goes wrong comes back as an exception, below; the libraries' own words about it, with tracebacks, come besides.
+    silent = logging.getLogger("ftlab.course.runner.kernels")
+    silent.propagate, silent.disabled = False, True
+    manager = AsyncKernelManager(kernel_name="python3", log=silent)
     watch = _Watch(notebook, on_cell)
     client = NotebookClient(
         notebook, km=manager, timeout=None, record_timing=False, store_widget_state=False,
-        on_cell_start=watch.cell_starts, on_cell_executed=watch.cell_ends,
+        on_cell_start=watch.cell_starts, on_cell_executed=watch.cell_ends, log=silent,
     )  # fmt: skip
     client.owns_km = True  # so that the client shuts the kernel down, whatever happens
     start, sampler = time.perf_counter(), _Sampler(manager)
@@ -96,20 +101,38 @@ def _in_thread(work, manager):
     def target():
         try:
             work()
-        except Exception as problem:
+        except BaseException as problem:  # also a cancelled task: a thread's exceptions are printed if nobody takes them
             ended.append(problem)
 
     thread = threading.Thread(target=target, daemon=True)
-    thread.start()
     try:
+        thread.start()
         while thread.is_alive():
             thread.join(0.1)
     except KeyboardInterrupt:
-        for process in _processes(manager):
-            process.kill()
-        thread.join(10)
-        raise
+        _end(thread, manager)
+        raise KeyboardInterrupt from None
     return ended[0] if ended else None
+
+
+def _end(thread, manager, seconds=10):
+    """Kill the kernel until the `thread` that drives it has ended, at most for `seconds`; a second Ctrl-C changes nothing.
+
+    A kernel that is just being started has no process yet, so once is not enough.
+    """
+    import psutil
+
+    until = time.monotonic() + seconds
+    logging.getLogger("asyncio").disabled = True  # it would print the exceptions of tasks that nobody waits for now
+    try:
+        while thread.is_alive() and time.monotonic() < until:
+            with contextlib.suppress(KeyboardInterrupt):
+                for process in _processes(manager):
+                    with contextlib.suppress(psutil.Error):
+                        process.kill()
+                thread.join(0.2)
+    finally:
+        logging.getLogger("asyncio").disabled = thread.is_alive()
 
 
 def _processes(manager):

@@ -1,9 +1,13 @@
+import _thread
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import nbformat
 import psutil
@@ -11,6 +15,7 @@ import pytest
 from course.course_tree import LAB
 from nbformat.v4 import new_code_cell, new_notebook
 
+from ftlab.course import runner
 from ftlab.course.runner import displayed, execute
 from ftlab.teach.display import PROBE_MIME
 
@@ -106,9 +111,29 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_kernel(two_labs):
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130 and said.splitlines()[-1] == "ftlab: interrupted"
+    assert process.returncode == 130 and said.splitlines()[-1] == "ftlab: interrupted" and "Traceback" not in said
     assert [lab["lab"] for lab in result(two_labs)["labs"]] == [LAB]
     assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_ctrl_c_ends_a_kernel_that_is_just_being_started_and_prints_nothing(monkeypatch, capfd):
+    dead, looks = threading.Event(), []
+
+    def processes(manager):
+        looks.append(1)
+        if len(looks) == 2:
+            _thread.interrupt_main()  # a second Ctrl-C
+        return [SimpleNamespace(kill=dead.set)] if len(looks) > 2 else []
+
+    def work():
+        _thread.interrupt_main()
+        dead.wait(60)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(runner, "_processes", processes)
+    with pytest.raises(KeyboardInterrupt):
+        runner._in_thread(work, None)
+    assert dead.is_set() and "".join(capfd.readouterr()) == ""
 
 
 @pytest.mark.parametrize(("arguments", "words"), [(["zz", "--out", "o"], f"the labs are: {LAB}"), ([], "--out")])
