@@ -1,5 +1,6 @@
 """The command line: parses, calls, prints. Everything heavy is imported by the command that needs it."""
 
+import _thread
 import argparse
 import contextlib
 import json
@@ -23,7 +24,7 @@ def main(arguments=None):
             parser.print_help()
             _flush()
             return 2
-        with _lines(options):
+        with _lines(options), _no_interrupt_lost():
             status = options.run(options) or 0
         _flush()
         return status
@@ -430,6 +431,28 @@ def _training_progress():
     from ftlab.show.terminal import TextProgress
 
     return (TextProgress(),)
+
+
+@contextlib.contextmanager
+def _no_interrupt_lost():
+    """While the block runs: a Ctrl-C that arrives in a callback or a destructor, where Python drops it, is raised again.
+
+    What else is dropped there after it is a consequence of it, and is not printed.
+    """
+    before, lost = sys.unraisablehook, []
+
+    def again(dropped):
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            lost.append(dropped.exc_type)
+            _thread.interrupt_main()
+        elif not lost:
+            before(dropped)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _noted():

@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -70,6 +72,28 @@ def test_an_interrupted_command_says_what_is_kept(capsys, monkeypatch):
     monkeypatch.setattr(cli, "exercises", stop)
     assert cli.main(["exercises"]) == 130
     assert capsys.readouterr().err == "ftlab: interrupted; what was graded is written\n"
+
+
+def test_an_interrupt_that_python_drops_in_a_destructor_ends_the_command_all_the_same(capsys, monkeypatch):
+    class Dropping:
+        def __init__(self, error):
+            self.error = error
+
+        def __del__(self):
+            raise self.error
+
+    def work(options):
+        Dropping(KeyboardInterrupt())
+        Dropping(AssertionError())
+        time.sleep(60)
+
+    monkeypatch.setattr(cli, "exercises", work)
+    before, hook = signal.signal(signal.SIGINT, signal.default_int_handler), sys.unraisablehook
+    try:
+        assert cli.main(["exercises"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "ftlab: interrupted\n" and sys.unraisablehook is hook
 
 
 def test_a_long_command_says_where_it_is_where_nobody_watches(capsys, monkeypatch):

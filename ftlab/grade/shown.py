@@ -84,7 +84,7 @@ def resolve(path):
     The sandbox has a /tmp and a /dev/shm of its own. Where one of these is a link on this machine, the path through it is
     shown as it is named, besides the real one.
     """
-    links, aliases = {}, []
+    links, aliases, hops = {}, [], 0
     done, left = "/", [part for part in path.split("/") if part]
     while left:
         part = left.pop(0)
@@ -92,7 +92,8 @@ def resolve(path):
             continue
         here = os.path.normpath(os.path.join(done, part))
         if part != ".." and os.path.islink(here):
-            if len(links) > _MOST_LINKS:
+            hops += 1
+            if hops > _MOST_LINKS:
                 raise OSError(f"too many symbolic links on the way to {path}")
             target = os.readlink(here)
             if here in door.ALIASES:

@@ -156,10 +156,11 @@ def test_a_failure_that_is_no_refusal_gets_no_advice_about_namespaces(tmp_path, 
     assert "namespaces" not in str(error.value) and "install" not in str(error.value)
 
 
-def test_sockets_lie_where_they_can(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernel_module, "_temporary_folders", lambda: iter([f"{tmp_path}/ok"]))
-    for root in (f"{tmp_path}/{'ü' * 40}", f"{tmp_path}/a:b", "/proc/none"):
-        assert kernel_module._run_folder(root).parent == tmp_path / "ok"
+def test_sockets_lie_where_they_can(tmp_path_factory, monkeypatch):
+    root = tmp_path_factory.mktemp("r")  # a short path
+    monkeypatch.setattr(kernel_module, "_temporary_folders", lambda: iter([f"{root}/ok"]))
+    for place in (f"{root}/{'ü' * 40}", f"{root}/a:b", "/proc/none"):
+        assert kernel_module._run_folder(place).parent == root / "ok"
     monkeypatch.setattr(kernel_module, "_temporary_folders", lambda: iter([]))
     with pytest.raises(UsageError, match="no place for the grader's sockets .*set TMPDIR"):
         kernel_module._run_folder("/proc/none")
