@@ -1,12 +1,13 @@
 """The command line: parses, calls, prints. Everything heavy is imported by the command that needs it."""
 
-import _thread
 import argparse
 import contextlib
 import json
 import os
 import pathlib
+import signal
 import sys
+import threading
 
 import ftlab
 from ftlab.errors import NotHeld, UsageError
@@ -444,7 +445,9 @@ def _no_interrupt_lost():
     def again(dropped):
         if issubclass(dropped.exc_type, KeyboardInterrupt):
             lost.append(dropped.exc_type)
-            _thread.interrupt_main()
+            later = threading.Timer(0.05, signal.raise_signal if os.name == "nt" else _signal_main, [signal.SIGINT])
+            later.daemon = True
+            later.start()  # by another thread: here it would be dropped once more
         elif not lost:
             before(dropped)
 
@@ -453,6 +456,10 @@ def _no_interrupt_lost():
         yield
     finally:
         sys.unraisablehook = before
+
+
+def _signal_main(number):
+    signal.pthread_kill(threading.main_thread().ident, number)
 
 
 def _noted():
