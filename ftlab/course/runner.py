@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -29,8 +30,12 @@ def run_labs(labs, out, report):
     out = pathlib.Path(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file: name a folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written to ({error.strerror}): name another folder") from None
     notebooks = {lab: solution_notebook(lab, read_lab(lab)) for lab in labs}
-    out.mkdir(parents=True, exist_ok=True)
     run = {"machine": profile.machine(measure=not profile.fast()), "labs": [], "claims": []}
     for number, (lab, notebook) in enumerate(notebooks.items(), 1):
         prefix = f"{lab} ({number} of {len(labs)})"

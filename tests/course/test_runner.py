@@ -17,6 +17,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from ftlab.course import runner
 from ftlab.course.runner import displayed, execute
+from ftlab.errors import UsageError
 from ftlab.teach.display import PROBE_MIME
 
 FIELDS = {"lab", "status", "seconds", "peak_rss_mib", "cells", "error"}
@@ -144,3 +145,8 @@ def test_ctrl_c_ends_a_kernel_that_is_just_being_started_and_prints_nothing(monk
 def test_a_wrong_call_is_one_line(built_tree, arguments, words):
     done = built_tree.ftlab("run", *arguments)
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_to_is_named():
+    with pytest.raises(UsageError, match="--out /proc/none cannot be written to .*: name another folder"):
+        runner.run_labs([], "/proc/none", print)
