@@ -28,8 +28,21 @@ COLAB = $(COLAB_VENV)/.ftlab-env
 COLAB_PIP = $(COLAB_VENV)/bin/python -m pip install --disable-pip-version-check --quiet
 CHROMIUM = { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 
+# A shell function: `debian PACKAGES TARGET` installs Debian's PACKAGES as root, or by sudo where that asks for no password.
+# Elsewhere it says what to install before `make TARGET`, with exit status 1. A source of packages that cannot be
+# reached does not keep it from the others.
+DEBIAN = debian() { \
+		if ! command -v apt-get >/dev/null; then echo "Not found: $$1. Install it, then run make $$2 again." >&2; return 1; fi; \
+		as=; if [ "$$(id -u)" != 0 ]; then as="sudo -n"; sudo -n true 2>/dev/null || { \
+			echo "Not found: $$1. Run 'sudo apt-get install $$1', then make $$2 again." >&2; return 1; }; fi; \
+		echo "Installing $$1 (apt-get) ..."; \
+		$$as apt-get update -q -o Acquire::Retries=2 </dev/null || :; \
+		$$as env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$1 </dev/null || { \
+			echo "apt-get could not install $$1: do it by hand, then run make $$2 again." >&2; return 1; }; \
+	}
+
 .DEFAULT_GOAL = help
-.PHONY: help env lab test test-all test-browser browser test-colab test-gpu test-hub npm test-image buildah build check-build lint clean
+.PHONY: help env lab test test-all test-browser browser test-colab test-gpu test-hub npm test-image buildah sandbox build check-build lint clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -50,6 +63,7 @@ lab: $(ENV)  ## Open JupyterLab on a private copy of the labs
 	$(VENV)/bin/ftlab lab $(ARGS)
 
 test: $(ENV)  ## Run all tests with few training steps (at most 15 minutes on two cores)
+	@$(MAKE) --no-print-directory sandbox || echo "The tests run without it; their last lines say which did not."
 	FTLAB_FAST=1 $(PY) -m pytest $(ARGS)
 
 test-all: $(ENV)  ## Run all tests in full
@@ -69,22 +83,15 @@ test-image: $(ENV) buildah  ## Build the container image, and run labs, tests an
 		FTLAB_IMAGE_MIRROR='$(MIRROR)' TORCH_INDEX='$(TORCH_INDEX)' $(PY) -m pytest tests/docker -s $(ARGS)
 
 buildah:
-	@if command -v buildah >/dev/null && command -v debootstrap >/dev/null; then :; \
-	elif ! command -v apt-get >/dev/null; then \
-		echo "Install buildah and debootstrap, then run make test-image again." >&2; exit 1; \
-	elif [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -q -y --no-install-recommends buildah debootstrap; \
-	elif sudo -n true 2>/dev/null; then \
-		sudo apt-get update -q && sudo apt-get install -q -y --no-install-recommends buildah debootstrap; \
-	else echo "Run 'sudo apt-get install buildah debootstrap', then make test-image again." >&2; exit 1; fi
+	@command -v buildah >/dev/null && command -v debootstrap >/dev/null || { $(DEBIAN); debian "buildah debootstrap" test-image; }
 
 browser: $(ENV)
-	@if $(CHROMIUM) >/dev/null; then :; \
-	elif ! command -v apt-get >/dev/null; then \
-		echo "No Chromium found: install chromium or google-chrome, then run make test-browser again." >&2; exit 1; \
-	elif [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -q -y --no-install-recommends chromium; \
-	elif sudo -n true 2>/dev/null; then sudo apt-get update -q && sudo apt-get install -q -y --no-install-recommends chromium; \
-	else echo "No Chromium found: run 'sudo apt-get install chromium', then make test-browser again." >&2; exit 1; fi
+	@$(CHROMIUM) >/dev/null || { $(DEBIAN); debian chromium test-browser; }
 	@$(PY) -c 'import playwright' 2>/dev/null || $(PIP) playwright
+
+# What grading's sandbox needs. Linux only: elsewhere its tests do not run, and nothing is missing.
+sandbox:
+	@[ "$$(uname)" != Linux ] || command -v bwrap >/dev/null || { $(DEBIAN); debian bubblewrap test; }
 
 # Colab's pip comes last: it is what the first cell calls.
 $(COLAB): tests/colab/requirements.txt
@@ -113,12 +120,7 @@ $(HUB)/.made: docker/jupyterhub/requirements.txt docker/jupyterhub/package-lock.
 
 npm:
 	@for tool in npm git; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
-	if [ -z "$$missing" ]; then :; \
-	elif ! command -v apt-get >/dev/null; then \
-		echo "Not found:$$missing (and for npm Node.js 18 or later). Install it, then run make test-hub again." >&2; exit 1; \
-	elif [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -q -y --no-install-recommends$$missing; \
-	elif sudo -n true 2>/dev/null; then sudo apt-get update -q && sudo apt-get install -q -y --no-install-recommends$$missing; \
-	else echo "Not found:$$missing. Run 'sudo apt-get install$$missing', then make test-hub again." >&2; exit 1; fi
+	[ -z "$$missing" ] || { $(DEBIAN); debian "$${missing# }" test-hub; }
 
 build: $(ENV)  ## Build solutions and labs from their sources, executed
 	$(VENV)/bin/ftlab build --execute $(ARGS)

@@ -1,44 +1,46 @@
 """The command line: parses, calls, prints. Everything heavy is imported by the command that needs it."""
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
+import signal
 import sys
+import threading
 
 import ftlab
 from ftlab.errors import NotHeld, UsageError
+from ftlab.lines import PlainLines
 from ftlab.tune.methods import METHODS
 
 
 def main(arguments=None):
     """Run one command; return the exit status: 0, 1 (what was asked did not hold), 2 (usage), 130 (interrupted)."""
-    parser = build_parser()
+    options = argparse.Namespace(debug=False)
     try:
-        options = parser.parse_args(arguments)
+        parser = build_parser()
+        options = parser.parse_args(arguments, options)
         if options.run is None:
             parser.print_help()
             _flush()
             return 2
+        with _lines(options), _no_interrupt_lost():
+            status = options.run(options) or 0
+        _flush()
+        return status
     except SystemExit:  # --help and --version, which are printed already
         _flush()
         raise
-    except BrokenPipeError:
-        _flush()
-        return 0
-    try:
-        status = options.run(options) or 0
-        _flush()
-        return status
     except (UsageError, NotHeld) as error:
         if options.debug:
             raise
         print(f"ftlab: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if options.debug:
             raise
-        print("ftlab: interrupted", file=sys.stderr)
+        print("; ".join(["ftlab: interrupted", *map(str, stopped.args[:1])]), file=sys.stderr)
         return 130
     except BrokenPipeError:
         _flush()
@@ -276,7 +278,7 @@ def pretrain(options):
     from ftlab.train.pretrain import pretrain_from_text
 
     texts = read_texts(options.text, progress=_progress)
-    callbacks = () if options.json else _training_progress()
+    callbacks = (*_noted(), *(() if options.json else _training_progress()))
     result = pretrain_from_text(
         texts, options.out, steps=options.steps, size=options.size, seed=options.seed, callbacks=callbacks,
         find_rate=options.range_test,
@@ -296,12 +298,11 @@ def tune(options):
         config["target_modules"] = names[0] if names == ["all-linear"] else names
     wish = Wish(options.steps, options.lr, options.seed, options.template, options.loss, options.max_length, config,
                 options.merge, options.range_test)
-    callbacks = _training_progress() if _watched() else ()
+    callbacks = _training_progress() if _watched() else _noted()
     try:
         result = tune_from_data(options.method, options.data, options.out, options.base, wish, callbacks, _progress)
     except KeyboardInterrupt:
-        _progress("the same command goes on from where this one stopped")
-        raise
+        raise KeyboardInterrupt("the same command goes on from where this one stopped") from None
     if options.json:
         return _print_json(result)
     for name, value in result.items():
@@ -388,8 +389,7 @@ def grade(options):
         run = grade_class(options.submissions, out, labs, options.jobs, options.scheduler, open_secret(secret), mode, _progress,
                           rules, options.overrides)  # fmt: skip
     except KeyboardInterrupt:
-        _progress("what was graded is written; the same command goes on from there")
-        raise
+        raise KeyboardInterrupt("what was graded is written; the same command goes on from there") from None
     if options.json:
         return _print_json(run)
     counts = run["counts"]
@@ -440,10 +440,64 @@ def _training_progress():
     return (TextProgress(),)
 
 
+@contextlib.contextmanager
+def _no_interrupt_lost():
+    """While the block runs: a Ctrl-C that arrives in a callback or a destructor, where Python drops it, is raised again.
+
+    What else is dropped there after it is a consequence of it, and is not printed.
+    """
+    before, lost = sys.unraisablehook, []
+
+    def again(dropped):
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            lost.append(dropped.exc_type)
+            later = threading.Timer(0.05, signal.raise_signal if os.name == "nt" else _signal_main, [signal.SIGINT])
+            later.daemon = True
+            later.start()  # by another thread: here it would be dropped once more
+        elif not lost:
+            before(dropped)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _signal_main(number):
+    signal.pthread_kill(threading.main_thread().ident, number)
+
+
+def _noted():
+    """Callbacks that tell the plain lines of a command nobody watches how far a training is."""
+    return (_LINES[-1].event,) if _LINES else ()
+
+
+_LONG = ("run", "build", "release", "pretrain", "tune", "new", "study", "grade", "bench")
+_LINES = []  # the PlainLines of the command that runs, where nobody watches
+
+
+@contextlib.contextmanager
+def _lines(options):
+    """While the block runs: a line every half minute where the output is no terminal."""
+    name = options.run.__name__
+    if _watched() or name not in _LONG or os.environ.get("FTLAB_PROGRESS") == "0":
+        yield
+        return
+    with PlainLines(f"ftlab {name}") as lines:
+        _LINES.append(lines)
+        try:
+            yield
+        finally:
+            _LINES.remove(lines)
+
+
 def _progress(text):
-    """Progress goes to stderr, so that stdout holds results only; silent when nobody watches."""
+    """Progress goes to stderr, so that stdout holds results only; where nobody watches, a line every half minute."""
     if _watched():
         print(text, file=sys.stderr, flush=True)
+    elif _LINES:
+        _LINES[-1].note(text)
 
 
 def _watched():

@@ -90,6 +90,16 @@ def check_free(out):
         raise UsageError(f"{parent} cannot be written to; give another folder with --out")
 
 
+def with_this_package(environment=None):
+    """`environment` (default: this process's) as a dict in which PYTHONPATH leads to this package: for a child process.
+
+    An editable install alone does not: where the current folder holds a folder `ftlab`, a clone, Python takes that one.
+    """
+    environment = dict(os.environ if environment is None else environment)
+    paths = [str(pathlib.Path(__file__).absolute().parents[1]), environment.get("PYTHONPATH", "")]
+    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 def _umask():
     mask = os.umask(0)
     os.umask(mask)

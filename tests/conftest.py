@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import parts
 import pytest
 
 from ftlab import profile
@@ -16,6 +17,8 @@ os.environ.setdefault("FTLAB_PROFILE", "cpu")
 os.environ.pop("FTLAB_BASE", None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# However slow the machine is: a command that takes over half a minute would say so among what a test reads.
+os.environ.setdefault("FTLAB_PROGRESS", "0")
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -38,10 +41,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """A word on what was skipped and why, since -q names no reasons."""
+    """The last lines: what was not run, and the command that runs it, since -q names no reasons."""
     reasons = {}
     for report in terminalreporter.stats.get("skipped", ()):
         reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reason = reason.removeprefix("Skipped: ")
         reasons[reason] = reasons.get(reason, 0) + 1
-    for reason, count in sorted(reasons.items()):
-        terminalreporter.write_line(f"{count} not run: {reason.removeprefix('Skipped: ')}")
+    for line in parts.lines(reasons):
+        terminalreporter.write_line(line)

@@ -1,14 +1,19 @@
 """The command line: help, errors, exit statuses. What the commands do is tested with their floors."""
 
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from ftlab import cli
 from ftlab.errors import NotHeld, UsageError
+from ftlab.lines import PlainLines
 
 COMMANDS = "doctor lab run claims exercises build pretrain tune new study grade bench".split()
 
@@ -58,6 +63,76 @@ def test_errors_become_one_line_and_a_status(error, status, line, capsys, monkey
     assert capsys.readouterr() == ("", line)
     with pytest.raises(type(error)):
         cli.main(["exercises", "--debug"])
+
+
+def test_an_interrupted_command_says_what_is_kept(capsys, monkeypatch):
+    def stop(options):
+        raise KeyboardInterrupt("what was graded is written")
+
+    monkeypatch.setattr(cli, "exercises", stop)
+    assert cli.main(["exercises"]) == 130
+    assert capsys.readouterr().err == "ftlab: interrupted; what was graded is written\n"
+
+
+def test_an_interrupt_that_python_drops_in_a_destructor_ends_the_command_all_the_same(capsys, monkeypatch):
+    class Dropping:
+        def __init__(self, error):
+            self.error = error
+
+        def __del__(self):
+            raise self.error
+
+    def work(options):
+        Dropping(KeyboardInterrupt())
+        Dropping(AssertionError())
+        time.sleep(60)
+
+    monkeypatch.setattr(cli, "exercises", work)
+    before, hook = signal.signal(signal.SIGINT, signal.default_int_handler), sys.unraisablehook
+    try:
+        assert cli.main(["exercises"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "ftlab: interrupted\n" and sys.unraisablehook is hook
+
+
+def test_a_long_command_says_where_it_is_where_nobody_watches(capsys, monkeypatch):
+    written = threading.Event()
+
+    class Quick(PlainLines):
+        def __init__(self, command):
+            super().__init__(command, every=0.001)
+
+        def write(self):
+            super().write()
+            if self._text == "lab 2 of 3: cell 4":
+                written.set()
+
+    def work(options):
+        cli._progress("lab 2 of 3:\n cell 4")
+        assert written.wait(60)
+
+    monkeypatch.setattr(cli, "PlainLines", Quick)
+    monkeypatch.setattr(cli, "_LONG", ("work",))
+    monkeypatch.setattr(cli, "exercises", work)
+    monkeypatch.delenv("FTLAB_PROGRESS", raising=False)
+    assert cli.main(["exercises"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "" and "lab 2 of 3: cell 4 (0 s so far)\n" in said.err and cli._LINES == []
+    assert all(line.startswith("ftlab ") for line in said.err.splitlines())
+
+
+def test_a_plain_line_has_the_newest_step_and_the_time():
+    now, stream = [0.0], io.StringIO()
+    lines = PlainLines("ftlab tune", stream, every=3600, clock=lambda: now[0])
+    with lines:
+        now[0] = 31.0
+        lines.write()
+        lines.event({"kind": "start", "steps": 90})
+        lines.event({"kind": "step", "step": 7, "steps": 90, "loss": 1.5})
+        now[0] = 185.0
+        lines.write()
+    assert stream.getvalue() == "ftlab tune: running (31 s so far)\nftlab tune: step 7/90 loss 1.500 (3 min so far)\n"
 
 
 def test_json_is_all_there_is_on_stdout(capsys):

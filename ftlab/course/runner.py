@@ -1,15 +1,18 @@
 """Run notebooks headless, each in a fresh kernel, and write down what it took."""
 
+import contextlib
+import logging
 import os
 import pathlib
 import subprocess
+import tempfile
 import threading
 import time
 
 from ftlab import profile
 from ftlab.course import catalogue
 from ftlab.errors import NotHeld, UsageError
-from ftlab.files import atomic_write_text, write_json
+from ftlab.files import atomic_write_text, with_this_package, write_json
 from ftlab.teach.display import CLAIM_MIME
 
 SAMPLE_SECONDS = 0.2
@@ -27,8 +30,12 @@ def run_labs(labs, out, report):
     out = pathlib.Path(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file: name a folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written to ({error.strerror}): name another folder") from None
     notebooks = {lab: solution_notebook(lab, read_lab(lab)) for lab in labs}
-    out.mkdir(parents=True, exist_ok=True)
     run = {"machine": profile.machine(measure=not profile.fast()), "labs": [], "claims": []}
     for number, (lab, notebook) in enumerate(notebooks.items(), 1):
         prefix = f"{lab} ({number} of {len(labs)})"
@@ -56,11 +63,14 @@ def execute(notebook, on_cell=None, fast=None, environment=None):
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-    manager = AsyncKernelManager(kernel_name="python3")
+    # What goes wrong comes back as an exception, below; the libraries' own words about it, with tracebacks, come besides.
+    silent = logging.getLogger("ftlab.course.runner.kernels")
+    silent.propagate, silent.disabled = False, True
+    manager = AsyncKernelManager(kernel_name="python3", log=silent)
     watch = _Watch(notebook, on_cell)
     client = NotebookClient(
         notebook, km=manager, timeout=None, record_timing=False, store_widget_state=False,
-        on_cell_start=watch.cell_starts, on_cell_executed=watch.cell_ends,
+        on_cell_start=watch.cell_starts, on_cell_executed=watch.cell_ends, log=silent,
     )  # fmt: skip
     client.owns_km = True  # so that the client shuts the kernel down, whatever happens
     start, sampler = time.perf_counter(), _Sampler(manager)
@@ -96,20 +106,38 @@ def _in_thread(work, manager):
     def target():
         try:
             work()
-        except Exception as problem:
+        except BaseException as problem:  # also a cancelled task: a thread's exceptions are printed if nobody takes them
             ended.append(problem)
 
     thread = threading.Thread(target=target, daemon=True)
-    thread.start()
     try:
+        thread.start()
         while thread.is_alive():
             thread.join(0.1)
     except KeyboardInterrupt:
-        for process in _processes(manager):
-            process.kill()
-        thread.join(10)
-        raise
+        _end(thread, manager)
+        raise KeyboardInterrupt from None
     return ended[0] if ended else None
+
+
+def _end(thread, manager, seconds=10):
+    """Kill the kernel until the `thread` that drives it has ended, at most for `seconds`; a second Ctrl-C changes nothing.
+
+    A kernel that is just being started has no process yet, so once is not enough.
+    """
+    import psutil
+
+    until = time.monotonic() + seconds
+    logging.getLogger("asyncio").disabled = True  # it would print the exceptions of tasks that nobody waits for now
+    try:
+        while thread.is_alive() and time.monotonic() < until:
+            with contextlib.suppress(KeyboardInterrupt):
+                for process in _processes(manager):
+                    with contextlib.suppress(psutil.Error):
+                        process.kill()
+                thread.join(0.2)
+    finally:
+        logging.getLogger("asyncio").disabled = thread.is_alive()
 
 
 def _processes(manager):
@@ -199,10 +227,7 @@ class _Sampler:
 
 
 def _environment(fast, extra):
-    environment = dict(os.environ, FTLAB_HEADLESS="1", PYTHONHASHSEED="0", **extra)
-    # A kernel must import this ftlab, wherever it is started from.
-    paths = [str(catalogue.ROOT), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    environment = with_this_package(dict(os.environ, FTLAB_HEADLESS="1", PYTHONHASHSEED="0", **extra))
     if fast is not None:
         environment["FTLAB_FAST"] = "1" if fast else "0"
     return environment

@@ -4,12 +4,13 @@ import hashlib
 import importlib.util
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
 from ftlab.course import catalogue
 from ftlab.errors import UsageError
-from ftlab.files import atomic_write_bytes, read_json, write_json
+from ftlab.files import atomic_write_bytes, read_json, with_this_package, write_json
 
 RECORD = ".ftlab.json"  # {file: hash of the lab as it was copied}
 # Defaults of settings: JupyterLab asks nobody about its news, and offers no update of the course's exact versions.
@@ -47,11 +48,28 @@ def open_jupyter(folder, name=None, browser=True, port=None):
     if importlib.util.find_spec("jupyterlab") is None:
         raise UsageError("JupyterLab is not installed: pip install 'ftlab[lab]'")
     places = os.pathsep.join(filter(None, [str(CONFIG), os.environ.get("JUPYTER_CONFIG_PATH")]))
+    environment = with_this_package() | {"JUPYTER_CONFIG_PATH": places}
+    # Until it handles Ctrl-C itself it ignores it: in the midst of its imports it would print a traceback.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        return subprocess.run(jupyter_command(folder, name, browser, port), check=False,
-                              env=dict(os.environ, JUPYTER_CONFIG_PATH=places)).returncode  # fmt: skip
-    except KeyboardInterrupt:
-        return 0  # Ctrl-C is how one leaves JupyterLab; it has had the signal too
+        process = subprocess.Popen(jupyter_command(folder, name, browser, port), env=environment)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # how one leaves JupyterLab
+        return _ended(process)
+
+
+def _ended(process):
+    """Let JupyterLab end its kernels and itself; at a second Ctrl-C, or after ten seconds, it is killed. Returns 0."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        process.kill()
+        process.wait()
+    return 0
 
 
 def jupyter_command(folder, name=None, browser=True, port=None):

@@ -22,7 +22,8 @@ def main():
     if os.fstat(owner).st_ino != os.stat("/proc/self/ns/user").st_ino:
         namespaces.enter(owner, namespaces.NEWUSER)
     namespaces.enter(mounts, namespaces.NEWNS)
-    for folder in (door.SCRATCH, "/dev/shm"):
+    # /tmp is a file system of its own where Python is shown below it, else a link into the scratch folder.
+    for folder in (door.SCRATCH, "/dev/shm", *([] if os.path.islink("/tmp") else ["/tmp"])):
         namespaces.mount(None, folder, flags=namespaces.REMOUNT | namespaces.NOSUID | namespaces.NODEV,
                          options=f"nr_inodes={files}")  # fmt: skip
 

@@ -3,8 +3,12 @@
 import json
 import socket
 
-SCRATCH = "/scratch"  # all that a kernel can write to: work (its working folder), home, tmp, shm
-PACKAGE = "/opt/package"  # what a kernel finds on its PYTHONPATH
+# Everything of the sandbox's own lies below one name that no system, home or data disk uses: Python, its packages and
+# the course may lie anywhere (/tmp, /opt, /run, /scratch), and are shown where they are.
+OWN = "/ftlab-sandbox"
+SCRATCH = f"{OWN}/scratch"  # all that a kernel can write to: work (its working folder), home, tmp, shm
+PACKAGE = f"{OWN}/package"  # what a kernel finds on its PYTHONPATH
+ALIASES = {"/tmp": f"{SCRATCH}/tmp", "/dev/shm": f"{SCRATCH}/shm"}  # writable folders that programs expect: their content
 PORTS = ("shell_port", "iopub_port", "stdin_port", "hb_port", "control_port")
 _MOST = 1 << 20  # bytes of a message
 

@@ -22,6 +22,7 @@ import py_compile
 import re
 import secrets
 import select
+import shlex
 import shutil
 import socket
 import subprocess
@@ -36,7 +37,7 @@ from traitlets import Dict
 
 from ftlab.errors import UsageError
 from ftlab.files import atomic_write_text, read_json, write_json
-from ftlab.grade import cgroups, cold, door, namespaces, processes
+from ftlab.grade import cgroups, cold, door, namespaces, processes, shown
 
 PROVISIONER = "ftlab-sandbox"
 MODES = ("forked", "cold", "container", "unsafe")
@@ -47,6 +48,8 @@ _HOLDS_ANSWERS = 3
 _WITHOUT_EDITABLE = ("import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]; "
                      "import runpy; runpy.run_module('ipykernel_launcher', run_name='__main__', alter_sys=True)")  # fmt: skip
 _REHEARSAL = f"import importlib.util as i, ipykernel, sys; sys.exit({_HOLDS_ANSWERS} if i.find_spec('ftlab') else 0)"
+# What bubblewrap, and the calls of namespaces.py, say where the system refuses namespaces or mounts.
+_REFUSED = re.compile(r"[Nn]amespace|unshare|[ug]id map|not permitted|pivot_root|make / slave|proc on /|on /newroot/proc")
 _LONGEST_SOCKET = 107  # bytes of a Unix socket's path
 _SYS_ADMIN = 21  # CAP_SYS_ADMIN, by its number in capability.h
 
@@ -88,6 +91,7 @@ class Walls:
         self._root, self._hidden = scratch_root, [pathlib.Path(path).resolve() for path in (*hidden, *_repository())]
         self._zygote = self._cgroup = self._exported = self._program = self._image = None
         self._packages, self._names, self._problems, self._warmth = {}, {}, {}, {}
+        self._no_way_to_show = None
 
     def __enter__(self):
         self.folder = _run_folder(self._root)
@@ -193,17 +197,35 @@ class Walls:
         attempts = {"forked": self._start_zygote, "cold": self._try_cold, "container": self._try_container}
         if self.asked == "unsafe":
             return "unsafe"
+        self._no_way_to_show = self._cannot_be_read()
         for mode in attempts if self.asked == "auto" else (self.asked,):
             problem = attempts[mode]()
             if problem is None:
                 return mode
             self._problems[mode] = problem
         tried = "; ".join(f"{mode}: {problem}" for mode, problem in self._problems.items())
-        remedy = "install bubblewrap 0.8 or later (apt-get install bubblewrap), or docker or podman"
-        if namespaces.supported() and self._bubblewrap() is None:  # it is there and may not do its work
-            remedy = ("let this user make namespaces (in a container: docker run --security-opt seccomp=unconfined "
-                      "--security-opt apparmor=unconfined --security-opt systempaths=unconfined)")  # fmt: skip
-        raise UsageError(f"no sandbox works here ({tried}); {remedy}, or, if you trust every submission, choose --unsafe")
+        remedy = self._remedy(tried)
+        raise UsageError(f"no sandbox works here ({tried}); {remedy}{', or, ' if remedy else ''}if you trust every submission, "
+                         "choose --unsafe")  # fmt: skip
+
+    def _remedy(self, tried):
+        """What to do where every mode failed for the reasons `tried`; "" where the reason itself has to be mended."""
+        if not namespaces.supported() or self._bubblewrap() is not None:
+            return "install bubblewrap 0.8 or later (apt-get install bubblewrap), or docker or podman"
+        if self._no_way_to_show:
+            return self._no_way_to_show[1]
+        if _REFUSED.search(tried):  # it is there and may not do its work
+            return (f"let this user make namespaces ({_who_forbids()}in a container: docker run --security-opt "
+                    "seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined)")
+        return ""
+
+    def _cannot_be_read(self):
+        """(what the user inside may not read, what to do) or None. As root only: that user is another one than we are."""
+        path = self.user is not None and shown.unreadable(self.house.binds.values())
+        if not path:
+            return None
+        return (f"{path} can be read by its owner or group alone, and kernels run as another user, who owns nothing",
+                f"let all users read Python and its packages (chmod -R go+rX {shlex.quote(path)})")  # fmt: skip
 
     def _bubblewrap(self):
         """None when bwrap can be asked for more, or why not."""
@@ -212,12 +234,15 @@ class Walls:
         self._program = shutil.which("bwrap")
         if self._program is None:
             return "bubblewrap is not installed"
-        version = subprocess.run([self._program, "--version"], capture_output=True, text=True).stdout
+        try:
+            version = subprocess.run([self._program, "--version"], capture_output=True, text=True).stdout
+        except OSError as error:
+            return f"{self._program} cannot be run: {error.strerror}"
         numbers = [int(number) for number in re.findall(r"\d+", version)[:2]]
         return None if numbers >= [0, 8] else f"bubblewrap 0.8 or later is needed, not {version.strip()}"
 
     def _try_cold(self):
-        if problem := self._bubblewrap():
+        if problem := self._bubblewrap() or self._no_way_to_show and self._no_way_to_show[0]:
             return problem
         command = cold.bubblewrap(self._program, self.house, dataclasses.asdict(self.limits), self.user)
         command += ["--proc", "/proc", "--remount-ro", "/", "--", sys.executable, "-S", "-c", "import ctypes"]
@@ -254,7 +279,7 @@ class Walls:
 
     def _start_zygote(self):
         """Start it; None when its walls stand (it goes on importing), else the reason why they do not."""
-        if problem := self._bubblewrap():
+        if problem := self._bubblewrap() or self._no_way_to_show and self._no_way_to_show[0]:
             return problem
         address = self.folder / "zygote"
         address.unlink(missing_ok=True)
@@ -353,17 +378,32 @@ def register():
 
 
 def _run_folder(root):
-    """A new private folder below `root`, with the name of its owner; those of dead owners are swept away."""
-    for place in (root, tempfile.gettempdir(), "/tmp"):
-        if place and len(os.path.abspath(place)) + 44 < _LONGEST_SOCKET:
-            break
-    else:
-        raise UsageError(f"{root} is too long a path for sockets: give a shorter one")
-    os.makedirs(place, exist_ok=True)
-    _sweep(pathlib.Path(place))
-    folder = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=os.path.abspath(place)))
-    write_json(folder / "owner", {"pid": os.getpid(), "start": processes.start(os.getpid())})
-    return folder
+    """A new private folder below `root`, with the name of its owner; those of dead owners are swept away.
+
+    Where sockets cannot lie below `root` (default: the temporary folder), for the length of its path or for its rights,
+    another place for temporary files is taken. Raises UsageError where there is none.
+    """
+    problems = []
+    for place in dict.fromkeys(map(os.path.abspath, filter(None, (root, *_temporary_folders())))):
+        if len(os.fsencode(place)) + 44 >= _LONGEST_SOCKET or os.pathsep in place:
+            problems.append(f"{place} is too long a path for sockets, or has a colon in it")
+            continue
+        try:
+            os.makedirs(place, exist_ok=True)
+            _sweep(pathlib.Path(place))
+            folder = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+            write_json(folder / "owner", {"pid": os.getpid(), "start": processes.start(os.getpid())})
+            return folder
+        except OSError as error:
+            problems.append(f"{place}: {error.strerror}")
+    raise UsageError(f"no place for the grader's sockets ({'; '.join(problems)}): set TMPDIR to a folder with a short path")
+
+
+def _temporary_folders():
+    """Places for temporary files: what Python takes, then the system's own."""
+    with contextlib.suppress(OSError):  # none that can be written to
+        yield tempfile.gettempdir()
+    yield from ("/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/var/tmp", "/dev/shm")
 
 
 def _sweep(root):
@@ -391,6 +431,17 @@ def _throw_away_user():
     mapped = [list(map(int, line.split())) for line in pathlib.Path("/proc/self/uid_map").read_text().splitlines()]
     user = 0x7A000000 + secrets.randbelow(0x10000)
     return user if any(first <= user < first + count for first, _, count in mapped) else None
+
+
+def _who_forbids():
+    """The setting of this machine that forbids namespaces to users, with how to change it, or ""."""
+    forbidding = {"kernel/unprivileged_userns_clone": ("0", "1"), "kernel/apparmor_restrict_unprivileged_userns": ("1", "0"),
+                  "user/max_user_namespaces": ("0", "15000")}  # fmt: skip
+    for name, (value, better) in forbidding.items():
+        with contextlib.suppress(OSError):
+            if pathlib.Path("/proc/sys", name).read_text().strip() == value:
+                return f"the setting {name.replace('/', '.')}={value} forbids it: sysctl {name.replace('/', '.')}={better}; "
+    return ""
 
 
 def _capable(capability):

@@ -16,6 +16,7 @@ import sys
 import threading
 
 from ftlab.errors import NotHeld
+from ftlab.files import with_this_package
 
 PLUGINS = ("nbval.plugin", "ftlab.grade.nbval_plugin",
            # Not needed here; the last two collect all garbage five times at the end of each session.
@@ -82,8 +83,10 @@ class Sessions:
 
     def _started(self):
         if self._server is None or self._server.poll() is not None:
-            self._server = subprocess.Popen([sys.executable, "-m", "ftlab.grade.sessions"], stdin=subprocess.PIPE,
-                                            stdout=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+            # -P: the current folder may hold a clone called ftlab, which is no package and would be taken for one.
+            self._server = subprocess.Popen([sys.executable, "-P", "-m", "ftlab.grade.sessions"], stdin=subprocess.PIPE,
+                                            stdout=subprocess.PIPE, text=True, start_new_session=True,
+                                            env=with_this_package())  # fmt: skip
         return self._server
 
 

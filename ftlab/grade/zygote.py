@@ -31,7 +31,7 @@ import door
 import inside
 import namespaces as ns
 
-ROOT = "/run/ftlab/root"
+ROOT = f"{door.OWN}/root"
 NOBODY = 65534
 
 # What labs import, down to the modules that these libraries load on first use; what is not installed is left out.
@@ -190,18 +190,23 @@ def build_root(config, package, limits):
     """
     ns.mount(None, "/", flags=ns.PRIVATE | ns.REC)
     ns.mount("tmpfs", ROOT, "tmpfs", ns.NOSUID | ns.NODEV, "size=1m,nr_inodes=4096,mode=755")
+    scratch = f"size={limits['scratch_mib']}m,nr_inodes={limits['files']},mode=755"
+    os.makedirs(ROOT + door.SCRATCH)
+    ns.mount("tmpfs", ROOT + door.SCRATCH, "tmpfs", ns.NOSUID | ns.NODEV, scratch)
+    os.mkdir(ROOT + "/dev")
+    for path, content in door.ALIASES.items():
+        os.mkdir(ROOT + content)
+        if any(shown.startswith(path + "/") for shown in (*config["visible"], *config["links"])):
+            ns.bind(ROOT + content, ROOT + path)  # a folder, since something is shown below it
+        else:
+            os.symlink(content, ROOT + path)
     for path in config["visible"]:
         ns.bind(path, ROOT + path)
     for path, target in config["links"].items():
+        os.makedirs(os.path.dirname(ROOT + path), exist_ok=True)
         os.symlink(target, ROOT + path)
     if package:
         ns.bind(package, ROOT + door.PACKAGE)
-    scratch = f"size={limits['scratch_mib']}m,nr_inodes={limits['files']},mode=755"
-    os.mkdir(ROOT + door.SCRATCH)
-    ns.mount("tmpfs", ROOT + door.SCRATCH, "tmpfs", ns.NOSUID | ns.NODEV, scratch)
-    os.mkdir(ROOT + door.SCRATCH + "/tmp")
-    os.mkdir(ROOT + door.SCRATCH + "/shm")
-    os.symlink("/scratch/tmp", ROOT + "/tmp")
     _devices()
     os.mkdir(ROOT + "/proc")
     ns.mount("proc", ROOT + "/proc", "proc", ns.NOSUID | ns.NODEV | ns.NOEXEC)
@@ -210,13 +215,12 @@ def build_root(config, package, limits):
 
 
 def _devices():
-    os.mkdir(ROOT + "/dev")
     for name in ("null", "zero", "full", "random", "urandom"):
         ns.bind(f"/dev/{name}", f"{ROOT}/dev/{name}")
     os.mkdir(ROOT + "/dev/pts")
     # `!command` in a cell runs on a terminal of its own.
     ns.mount("devpts", ROOT + "/dev/pts", "devpts", ns.NOSUID | ns.NOEXEC, "newinstance,ptmxmode=0666,mode=620")
-    links = {"ptmx": "pts/ptmx", "shm": "/scratch/shm", "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0",
+    links = {"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0",
              "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}  # fmt: skip
     for name, target in links.items():
         os.symlink(target, f"{ROOT}/dev/{name}")

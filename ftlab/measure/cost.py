@@ -14,11 +14,11 @@ processes' share, tensor parallelism, biases.
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 
 from ftlab.errors import UsageError
+from ftlab.files import with_this_package
 
 METHODS = ("full", "lora", "qlora", "adapter", "prefix", "ptuning", "prompt")
 # Bytes of a number: (frozen weights, weights that learn, gradients, a moment of the optimizer, activations). "mixed" is
@@ -235,7 +235,7 @@ def measure_peak(shape, method="full", optimizer="adamw", batch=1, tokens=256, c
         raise UsageError(f"{method} with {optimizer} cannot be measured: choose one of {', '.join(METHODS)}, with adamw, "
                          "momentum or sgd")
     # What is freed goes back to the system at once, so that resident memory is what is in use.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment = with_this_package() | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(
         [sys.executable, "-c", "from ftlab.measure import cost; cost._in_fresh_process()", json.dumps(wish)],
         env=environment, capture_output=True, text=True, timeout=WAIT, check=False)  # fmt: skip

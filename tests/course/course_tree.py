@@ -35,7 +35,8 @@ class Tree:
 
     def environment(self, **changes):
         kept = {key: value for key, value in os.environ.items() if not key.startswith("FTLAB_")}
-        return dict(kept, PYTHONPATH=str(self.path), **changes)
+        # However slow the machine is, no line that says how long a command has run.
+        return {**kept, "FTLAB_PROGRESS": "0", "PYTHONPATH": str(self.path), **changes}
 
     def python(self, *arguments, **environment):
         """CompletedProcess of Python in this tree."""

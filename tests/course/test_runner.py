@@ -1,9 +1,13 @@
+import _thread
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import nbformat
 import psutil
@@ -11,7 +15,9 @@ import pytest
 from course.course_tree import LAB
 from nbformat.v4 import new_code_cell, new_notebook
 
+from ftlab.course import runner
 from ftlab.course.runner import displayed, execute
+from ftlab.errors import UsageError
 from ftlab.teach.display import PROBE_MIME
 
 FIELDS = {"lab", "status", "seconds", "peak_rss_mib", "cells", "error"}
@@ -106,12 +112,41 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_kernel(two_labs):
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130 and said.splitlines()[-1] == "ftlab: interrupted"
+    assert process.returncode == 130 and said.splitlines()[-1] == "ftlab: interrupted" and "Traceback" not in said
     assert [lab["lab"] for lab in result(two_labs)["labs"]] == [LAB]
     assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_ctrl_c_ends_a_kernel_that_is_just_being_started_and_prints_nothing(monkeypatch, capfd):
+    dead, looks = threading.Event(), []
+
+    def processes(manager):
+        looks.append(1)
+        if len(looks) == 2:
+            _thread.interrupt_main()  # a second Ctrl-C
+        return [SimpleNamespace(kill=dead.set)] if len(looks) > 2 else []
+
+    def work():
+        _thread.interrupt_main()
+        dead.wait(60)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(runner, "_processes", processes)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background inherits an ignored one
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            runner._in_thread(work, None)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert dead.is_set() and "".join(capfd.readouterr()) == ""
 
 
 @pytest.mark.parametrize(("arguments", "words"), [(["zz", "--out", "o"], f"the labs are: {LAB}"), ([], "--out")])
 def test_a_wrong_call_is_one_line(built_tree, arguments, words):
     done = built_tree.ftlab("run", *arguments)
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_to_is_named():
+    with pytest.raises(UsageError, match="--out /proc/none cannot be written to .*: name another folder"):
+        runner.run_labs([], "/proc/none", print)

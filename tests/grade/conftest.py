@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 
+import parts
 import pytest
 from grade.plain_walls import PlainWalls
 
@@ -56,7 +57,8 @@ def standing_walls(**limits):
         from ftlab.grade.kernel import Limits, Walls
 
         walls = Walls("auto", Limits(**limits)).__enter__()
-    except (ImportError, UsageError):
+    except (ImportError, UsageError) as error:
+        parts.plain.append(str(error))
         # Without a warmed process an import of torch takes seconds.
         walls = PlainWalls(**limits | {"cell_seconds": 4 * limits.get("cell_seconds", 15)}).__enter__()
     with contextlib.ExitStack() as stack:

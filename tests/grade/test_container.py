@@ -41,7 +41,7 @@ def one(walls):
 
 def test_it_has_its_package_and_is_nobody(one):
     assert one.value("__import__('shown').ANSWER, __import__('os').environ['FTLAB_PROBE_SEED']") == "42 s"
-    assert one.value("__import__('os').getuid(), __import__('os').getcwd()") == "65534 /scratch/work"
+    assert one.value("__import__('os').getuid(), __import__('os').getcwd()") == "65534 /ftlab-sandbox/scratch/work"
     facts = dict(line.split(":\t", 1) for line in one.run("print(open('/proc/self/status').read())").text.splitlines()
                  if ":\t" in line)  # fmt: skip
     assert {int(facts[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
@@ -49,7 +49,7 @@ def test_it_has_its_package_and_is_nobody(one):
 
 
 def test_it_can_write_in_its_scratch_folder_only_and_not_without_end(one):
-    for path in ("/usr/x", "/opt/package/shown.py", "/run/ftlab/inside.py", "/etc/passwd"):
+    for path in ("/usr/x", "/ftlab-sandbox/package/shown.py", "/ftlab-sandbox/scripts/inside.py", "/etc/passwd"):
         assert one.raises(f"open({path!r}, 'a')") in ("OSError", "PermissionError"), path
     assert one.raises("with open('big', 'wb') as file:\n    file.write(bytes(80 << 20))") == "OSError"
     assert one.run("import os; os.remove('big'); open('small', 'w').write('x')").status == "ok"

@@ -38,7 +38,7 @@ def test_files_of_others_do_not_exist_there(forked, one, tmp_path):
     secret = tmp_path / "grades.csv"
     secret.write_text("secret")
     others = [secret, ROOT / "solutions", ROOT / "ftlab", forked.folder, forked.package, "/etc/shadow", "/etc/hostname",
-              "/var", "/home", "/run", "/sys/fs/cgroup", "/boot", "/run/ftlab/packages"]  # fmt: skip
+              "/var", "/home", "/run", "/sys/fs/cgroup", "/boot", "/ftlab-sandbox/packages"]  # fmt: skip
     for path in map(str, others):
         assert one.value(f"__import__('os').path.exists({path!r})") == "False", path
     # Nor anywhere else; what Python and the system brought along is left out.
@@ -61,7 +61,7 @@ def test_nothing_outside_its_scratch_folder_can_be_written(one):
 import os
 written = []
 for folder, folders, _ in os.walk('/'):
-    if folder.startswith(('/proc', '/scratch')):
+    if folder.startswith(('/proc', '/ftlab-sandbox/scratch')):
         folders[:] = []
         continue
     if folder.count('/') > 5:
@@ -88,8 +88,8 @@ def test_other_processes_cannot_be_seen_or_reached(forked, one):
     assert one.raises(f"import os; os.kill({os.getpid()}, 0)") in REFUSED
     assert one.raises(f"import os; os.kill({forked._zygote.pid}, 9)") in REFUSED
     with kernel(forked) as neighbour:
-        neighbour.run("open('/scratch/work/mine', 'w').write('mine')")
-        assert one.raises("open('/scratch/work/mine')") == "FileNotFoundError"
+        neighbour.run("open('/ftlab-sandbox/scratch/work/mine', 'w').write('mine')")
+        assert one.raises("open('/ftlab-sandbox/scratch/work/mine')") == "FileNotFoundError"
         assert one.raises(f"import os; os.kill({neighbour.process.pid}, 9)") in REFUSED
         assert neighbour.value("1") == "1"
 
@@ -115,8 +115,9 @@ def test_no_socket_reaches_out(one, tmp_path):
 
 
 @pytest.mark.parametrize("call", [
-    "libc.unshare(0x10000000)", "libc.unshare(0x20000)", "libc.mount(b'tmpfs', b'/scratch/tmp', b'tmpfs', 0, None)",
-    "libc.umount2(b'/opt/package', 2)", "libc.chroot(b'/scratch')", "libc.setns(os.open('/proc/self/ns/net', os.O_RDONLY), 0)",
+    "libc.unshare(0x10000000)", "libc.unshare(0x20000)",
+    "libc.mount(b'tmpfs', b'/ftlab-sandbox/scratch/tmp', b'tmpfs', 0, None)", "libc.umount2(b'/ftlab-sandbox/package', 2)",
+    "libc.chroot(b'/ftlab-sandbox/scratch')", "libc.setns(os.open('/proc/self/ns/net', os.O_RDONLY), 0)",
     "libc.sethostname(b'x', 1)", "libc.setuid(0)", "libc.personality(0) if libc.syscall(425, 1, 0) != -1 else -1",
     "libc.clone(0, 0, 0x10000000 | 17, 0) if libc.syscall(56, 0x10000000 | 17, 0, 0, 0, 0) != -1 else -1",
     "libc.setrlimit(6, (ctypes.c_ulong * 2)(9999, 9999))",
@@ -126,7 +127,7 @@ def test_no_call_gives_more_rights(one, call):
 
 
 def test_set_user_id_programs_give_nothing(one):
-    assert "uid=0" not in one.run("!su -c id; sudo -n id; mount -t tmpfs none /scratch/tmp").text
+    assert "uid=0" not in one.run("!su -c id; sudo -n id; mount -t tmpfs none /ftlab-sandbox/scratch/tmp").text
     assert one.raises("import subprocess; subprocess.run(['unshare', '-Ur', 'id'], check=True)") == "CalledProcessError"
 
 
@@ -272,7 +273,7 @@ def test_replacing_its_sockets_and_files_reaches_nothing_outside(forked):
         assert len(listeners) == 5
         for path in listeners:
             assert running.raises(f"import os; os.unlink({str(path)!r})") == "FileNotFoundError"
-        assert running.run("os.symlink('/etc/passwd', '/scratch/work/link')").status == "ok"
+        assert running.run("os.symlink('/etc/passwd', '/ftlab-sandbox/scratch/work/link')").status == "ok"
         assert sorted(path.name for path in running.manager.provisioner.room.iterdir()) == sorted(
             [*(path.name for path in listeners), "connection.json"])  # fmt: skip
 
