@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ftlab import numbers
 from ftlab.errors import UsageError
 from ftlab.model.transformer import Transformer
 from ftlab.tune import peft_config
@@ -123,7 +124,7 @@ def _check(size, placement, non_linearity, name):
         raise UsageError(f"no placement is called {placement!r}; choose one of {', '.join(PLACEMENTS)}")
     if not isinstance(non_linearity, str) or non_linearity not in NON_LINEARITIES:
         raise UsageError(f"no non_linearity is called {non_linearity!r}; choose one of {', '.join(NON_LINEARITIES)}")
-    if not peft_config.whole(size):
+    if not numbers.whole(size):
         raise UsageError(f"bottleneck_size is {size!r}; it is a whole number, and a bottleneck is at least 1 wide")
     if not isinstance(name, str) or not name or "." in name:
         raise UsageError(f"{name!r} cannot name a set of adapters: take a word without a dot")

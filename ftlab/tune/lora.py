@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ftlab import numbers
 from ftlab.errors import UsageError
 from ftlab.model.transformer import Transformer
 from ftlab.tune import peft_config
@@ -125,11 +126,11 @@ def attach_lora(model, r=8, lora_alpha=16, lora_dropout=0.0, target_modules=ALL_
 
 def check_numbers(r, lora_alpha, lora_dropout):
     """Raise UsageError where one of them can be no rank, no alpha (a finite number above 0) or no dropout."""
-    if not peft_config.whole(r):
+    if not numbers.whole(r):
         raise UsageError(f"r is {r!r}; a rank is a whole number, at least 1")
-    if not (peft_config.finite(lora_alpha) and lora_alpha > 0):
+    if not (numbers.finite(lora_alpha) and lora_alpha > 0):
         raise UsageError(f"lora_alpha is {lora_alpha!r}; it must be a number above 0")
-    if not (peft_config.finite(lora_dropout) and 0 <= lora_dropout < 1):
+    if not (numbers.finite(lora_dropout) and 0 <= lora_dropout < 1):
         raise UsageError(f"lora_dropout is {lora_dropout!r}; it is a share, at least 0 and below 1")
 
 

@@ -5,10 +5,10 @@ reads must not be passed over: the model would answer, and wrongly. So each fiel
 field without a rule is refused where it is set, and a test holds FIELDS against the fields of the installed PEFT.
 """
 
-import math
 import re
 
 from ftlab.errors import UsageError
+from ftlab.numbers import finite, whole
 
 REMEDY = ("merge it there (merge_and_unload, then save_pretrained of model and tokenizer) and name the merged folder as "
           "the base")  # fmt: skip
@@ -98,19 +98,6 @@ def check(config, kind):
 def _short(value):
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def finite(value):
-    """Whether this is a finite number (no text, no True, no NaN)."""
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an int beyond the floats
-        return False
-
-
-def whole(value, least=1):
-    """Whether this is a whole number, at least `least` (True is none)."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def check_tensors(state):

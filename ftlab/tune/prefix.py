@@ -18,6 +18,7 @@ import dataclasses
 import torch
 from torch import nn
 
+from ftlab import numbers
 from ftlab.errors import UsageError
 from ftlab.model.transformer import Transformer, rotate, segment_mask
 from ftlab.tune import peft_config
@@ -207,8 +208,30 @@ def attach_ptuning(model, num_virtual_tokens=None, init_ids=None):
 def attach_prompt(model, num_virtual_tokens=None, init_ids=None):
     """Freeze `model` and learn P input vectors that stand before every text; they start as the embeddings of `init_ids`
     or at random. Otherwise as `attach_prefix`."""
+    _check_width(model)
     shape, length, ids = _prepare(model, num_virtual_tokens, init_ids)
     return _insert(model, SoftPrompt(shape, length, None if ids is None else learnable(embed(model, ids))))
+
+
+def _check_width(model):
+    width, size = embedding(model).weight.shape[1], shape_of(model).hidden_size
+    if width != size:
+        raise UsageError(f"this model's input vectors have {width} numbers, its layers {size}: such a prompt fits no file of "
+                         "PEFT's; choose prefix or ptuning")
+
+
+@torch.no_grad()
+def _check_cache(model, shape):
+    """UsageError where a model of transformers keeps other keys and values than its config says (or none), as Falcon does
+    with one head for all: seen by reading one token."""
+    ids = torch.zeros(1, 1, dtype=torch.long, device=embedding(model).weight.device)
+    with torch.random.fork_rng():  # a model in training may have dropout
+        found = type(model).forward(model, input_ids=ids, use_cache=True).past_key_values
+    keys = [getattr(layer, "keys", None) for layer in getattr(found, "layers", None) or ()]
+    kept = {(one.shape[1], one.shape[3]) if isinstance(one, torch.Tensor) and one.ndim == 4 else None for one in keys}
+    if len(keys) != shape.layers or kept != {(shape.heads, shape.head_size)}:
+        raise UsageError(f"a {type(model).__name__} does not keep {shape.heads} heads of {shape.head_size} numbers in each of "
+                         f"{shape.layers} layers, as a prefix needs it (PEFT's, too): choose lora")
 
 
 def detach_prefix(model):
@@ -236,13 +259,15 @@ def _prepare(model, length, ids):
         raise UsageError("init_ids holds no token: give the ids of a real prompt, or None for a random start")
     if length is None:
         length = LENGTH if ids is None else len(ids)
-    if not peft_config.whole(length):
+    if not numbers.whole(length):
         raise UsageError(f"num_virtual_tokens is {length!r}; it is a whole number, and a prefix has at least one")
     if shape.limit is not None and length >= shape.limit:
         raise UsageError(f"num_virtual_tokens is {length}, but the model takes {shape.limit} tokens in all, text "
                          "included: choose fewer")
     if isinstance(model, Transformer) and not model.config.causal:
         raise UsageError("a prefix stands before a text that is written left to right; this model sees both sides")
+    if not isinstance(model, Transformer):
+        _check_cache(model, shape)
     if hasattr(model, "kv_prefix"):
         detach_prefix(model)
     return shape, length, None if ids is None else (list(ids) * -(-length // len(ids)))[:length]
@@ -407,6 +432,8 @@ def load_adapter_state(model, state, config=None):
     if flat.ndim != 2 or flat.shape[1] not in kinds:
         raise UsageError(f"a prefix for this model has {shape.flat} numbers a virtual token, a prompt "
                          f"{shape.hidden_size}; here are {tuple(flat.shape)}: it was made for another base")
+    if kinds[flat.shape[1]] is SoftPrompt:
+        _check_width(model)
     if config is not None:
         _check_shape(model, shape, len(flat), config)
     _prepare(model, len(flat), None)
