@@ -11,7 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from ftlab.errors import UsageError
 from ftlab.model import ModelConfig, Transformer, hub
+from ftlab.train import TrainConfig
 from ftlab.tune import adapter, attach, files, lora, methods, peft_config, prefix, qlora
+from ftlab.tune.bases import lab_base, load_base
+from ftlab.tune.run import card
 
 IDS = torch.arange(3, 36).view(3, 11)
 SAME, REFUSED = "same", "refused"
@@ -437,3 +440,38 @@ def test_numbers_and_names_that_are_none(method, config):
         attach(model, method, **config)
     assert list(model.state_dict()) == before  # nothing was quantised either
     assert prefix.shape_of(model).heads == 2
+
+
+# ---- an adapter named where a whole model is needed
+
+
+def test_an_adapter_that_is_named_as_base_is_told_so(tmp_path, monkeypatch):
+    folder = changed(plain_lora(tmp_path / "a"), base_model_name_or_path="somebody/model")
+    said = rf"{folder} is an adapter \(LORA\), made beside somebody/model, and no whole model: merge it"
+    calls = [lambda: load_base(str(folder)), lambda: hub.load(str(folder)),
+             lambda: load_base(str(folder / "adapter_model.safetensors"))]
+    for call in calls:
+        with pytest.raises(UsageError, match=said) as error:
+            call()
+        assert "\n" not in str(error.value)
+    llama().save_pretrained(folder)  # transformers would read the adapter's base here, not this model
+    with pytest.raises(UsageError, match="is an adapter"):
+        load_base(str(folder))
+    monkeypatch.setenv("FTLAB_BASE", str(folder))
+    with pytest.raises(UsageError, match=f"FTLAB_BASE={folder}: .* is an adapter"):
+        lab_base("base-small")
+    for config in ("[1]", "{", json.dumps({"peft_type": "PREFIX_TUNING"})):
+        (folder / "adapter_config.json").write_text(config)
+        assert "is an adapter" in hub.adapter_line(folder)
+    plain_lora(tmp_path / "named" / "mine")
+    assert str(tmp_path / "named" / "mine") in hub.adapter_line(tmp_path / "named")
+    llama().save_pretrained(tmp_path / "whole")
+    assert hub.adapter_line(tmp_path / "whole") is None and hub.adapter_line(tmp_path / "nowhere") is None
+
+
+def test_an_adapters_readme_ends_at_the_tokenizers_token():
+    result = {"method": "lora", "base": "x", "parameters": 1, "trainable": 1, "examples": 1, "template": "chat", "steps": 1,
+              "tokens": 1, "loss_first": 1.0, "loss_last": 1.0, "held_out_loss": None}
+    config = TrainConfig(1)
+    assert "max_new_tokens=200, eos_token_id=tokenizer.eos_token_id)" in card(result, config, True, adapter=True)
+    assert "max_new_tokens=200)" in card(result, config, True)
