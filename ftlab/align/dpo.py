@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from ftlab.align.pairs import PairBatches, logprobs_of, pair_rows, sequence_logprobs, token_logprobs
+from ftlab.numbers import check_known, check_real
 from ftlab.train import TrainConfig, train
 
+KINDS = ("sigmoid", "ipo")
 LR, BETA, PAIRS_PER_BATCH, EPOCHS = 1e-3, 0.1, 32, 1
 
 
@@ -25,7 +27,9 @@ def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=BETA, label_smooth
     of log-ratios is drawn to 1 / 2β instead of growing without end (Azar et al. 2023, eq. 17); where `lengths` (tokens of
     the chosen, of the rejected) are given, of log-ratios a token, as TRL has it.
     Metrics: "accuracy" (share of pairs with a positive margin), "margin", "chosen" and "rejected" (implicit rewards).
+    Raises ValueError for another kind, and for numbers that cannot be meant.
     """
+    _check(beta, label_smoothing, kind)
     reward_chosen, reward_rejected = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
     margin = reward_chosen - reward_rejected  # (B,)
     if kind == "ipo":
@@ -37,9 +41,19 @@ def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=BETA, label_smooth
                          "chosen": reward_chosen.mean().item(), "rejected": reward_rejected.mean().item()}
 
 
+def _check(beta, label_smoothing, kind):
+    check_known("kind", kind, KINDS)
+    check_real("beta", beta, above=0)
+    check_real("label_smoothing", label_smoothing, least=0, most=1)
+    if kind == "ipo" and label_smoothing:
+        raise ValueError(f"label_smoothing is {label_smoothing!r}, but the kind ipo has none: leave it at 0")
+
+
 def pair_loss(beta=BETA, label_smoothing=0.0, kind="sigmoid", metrics=None):
     """The loss of a PairBatch with reference log-probabilities, as `train` wants it. metrics: a list that takes those of
     each step."""
+    _check(beta, label_smoothing, kind)
+
     def loss(model, batch):
         chosen, rejected = sequence_logprobs(model, batch).chunk(2)
         value, found = dpo_loss(chosen, rejected, *batch.reference.chunk(2), beta, label_smoothing, kind,
@@ -55,6 +69,7 @@ def dpo(start, tokenizer, pairs, *, beta=BETA, lr=LR, epochs=EPOCHS, steps=None,
         label_smoothing=0.0, kind="sigmoid", seed=0, template="alpaca", callbacks=(), evaluate=None, eval_every=None):
     """(policy, History, metrics of each step): a copy of the Transformer `start` learns from `pairs`, `start` being the
     reference. By AdamW with linear decay, `epochs` times through the pairs or `steps` batches."""
+    _check(beta, label_smoothing, kind)
     policy = copy.deepcopy(start)
     made = pair_rows(pairs, tokenizer, template, start.config.max_position_embeddings)
     reference = [logprobs_of(start, rows, tokenizer) for rows in made]  # once: the reference never changes

@@ -1,6 +1,7 @@
 """Preference pairs -> rows -> batches, and the log-probability of whole responses: what reward models and DPO share."""
 
 import dataclasses
+import math
 
 import torch
 
@@ -105,6 +106,8 @@ def over_rows(rows, tokenizer, score, batch_size=64):
             for i, value in zip(indices, score(pair_batch([rows[i] for i in indices], [], pad_of(tokenizer))).tolist(),
                                 strict=True):
                 found[i] = value
+    if any(math.isnan(value) for value in found):
+        raise ValueError("the model gives NaN for some of these rows: its weights are damaged or diverged")
     return found
 
 

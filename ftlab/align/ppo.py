@@ -23,6 +23,7 @@ from torch import nn
 from ftlab.align.pairs import pair_batch, token_logprobs
 from ftlab.errors import UsageError
 from ftlab.model import backprop, generate
+from ftlab.numbers import check_real, check_whole
 from ftlab.train.allocator import keep_freed_memory
 from ftlab.train.denormals import flushed_denormals
 from ftlab.train.loop import tell
@@ -55,6 +56,21 @@ class PPOConfig:
     no_end_penalty: float = 2.0
     max_grad_norm: float = 1.0
     seed: int = 0
+
+    def check(self):
+        """Raise ValueError where a number cannot be meant."""
+        for name in ("answers", "minibatch", "epochs", "max_new_tokens"):
+            check_whole(name, getattr(self, name))
+        check_whole("iterations", self.iterations, least=0)
+        for name in ("lr", "value_coef", "kl_coef", "no_end_penalty"):
+            check_real(name, getattr(self, name), least=0)
+        for name in ("clip", "value_clip", "max_grad_norm"):
+            check_real(name, getattr(self, name), above=0)
+        for name in ("gamma", "lam"):
+            check_real(name, getattr(self, name), least=0, most=1)
+        for name in ("target_kl", "stop_kl"):
+            if getattr(self, name) is not None:
+                check_real(name, getattr(self, name), above=0)
 
 
 class ActorCritic(nn.Module):
@@ -98,9 +114,12 @@ class Rollout:
 def sharpened(model, temperature):
     """A copy of a Transformer whose own probabilities are those of `model` at a temperature: its last norm's weight is
     divided by it, and so are all logits. What is learned from answers at a temperature is learned about that policy."""
+    check_real("temperature", temperature, above=0)
     copied = copy.deepcopy(model)
     with torch.no_grad():
         copied.norm.weight /= temperature
+    if not copied.norm.weight.isfinite().all():
+        raise ValueError(f"temperature {temperature!r} is too near 0: divided by it, the model's logits are infinite")
     return copied
 
 
@@ -140,8 +159,21 @@ def gae(rewards, values, mask, gamma=1.0, lam=0.95):
     return advantages, (advantages + values) * mask
 
 
+def constant(x, mask):
+    """Whether x is the same everywhere in the mask, but for rounding (a relative spread of 10⁻⁶). Raises UsageError where x
+    holds NaN or infinity there."""
+    inside = x[mask]
+    if not inside.isfinite().all():
+        raise UsageError("the advantages hold NaN or infinity: look at the rewards and the values they were made of")
+    return len(inside) < 2 or bool(inside.max() - inside.min() <= 1e-6 * inside.abs().max())
+
+
 def whitened(x, mask):
-    """x with mean 0 and standard deviation 1 over the mask, 0 outside."""
+    """x with mean 0 and standard deviation 1 over the mask, 0 outside. Raises UsageError where x is the same everywhere in
+    the mask (`constant`): what is left of it is rounding, and would be blown up to a spread of 1."""
+    if constant(x, mask):
+        raise UsageError("all values under the mask are equal (or there are fewer than two), so they have no spread to divide "
+                         "by: give answers whose rewards differ, or leave whitening out")
     mean, spread = x[mask].mean(), x[mask].std()
     return (x - mean) / (spread + 1e-8) * mask
 
@@ -179,6 +211,7 @@ def ppo(start, tokenizer, prompts, prompt_rows, reward, config, evaluate=None, c
     reference: the model that it may not move far from, by default `start`. callbacks get events as `train` sends them,
     with "metrics" and a "sample" text. Metrics: "reward" (mean score), "kl" (nats an answer), "length" (tokens), …
     """
+    config.check()
     if len(prompts) < config.answers:
         raise UsageError(f"{len(prompts)} prompts are too few for {config.answers} answers an iteration: give more prompts, or "
                          "ask for fewer answers")
@@ -193,14 +226,15 @@ def ppo(start, tokenizer, prompts, prompt_rows, reward, config, evaluate=None, c
             chosen = draw.sample(range(len(prompts)), config.answers)
             rollout = collect(actor.policy, tokenizer, [prompts[i] for i in chosen], [prompt_rows[i] for i in chosen],
                               config, draw.getrandbits(31))
-            scores = reward(rollout).float() - config.no_end_penalty * ~rollout.ended
+            scores = _checked(reward(rollout), rollout) - config.no_end_penalty * ~rollout.ended
             with torch.no_grad():
                 logp, values, entropy = actor(rollout.ids, rollout.mask)
                 ref_logp = token_logprobs(reference, rollout.ids, rollout.mask)
             rewards = token_rewards(scores, logp, ref_logp, rollout.mask, kl_coef)
             advantages, returns = gae(rewards, values, rollout.mask, config.gamma, config.lam)
-            if config.whiten:
-                advantages = whitened(advantages, rollout.mask)
+            if config.whiten:  # where no answer did better than another, there is nothing to be learned but values
+                same = constant(advantages, rollout.mask)
+                advantages = torch.zeros_like(advantages) if same else whitened(advantages, rollout.mask)
             metrics = update(actor, optimizer, rollout, logp, values, advantages, returns, config)
             kl = (logp - ref_logp).sum(1).mean().item()
             history.append({"step": iteration, "reward": scores.mean().item(), "kl": kl, "kl_coef": kl_coef,
@@ -213,6 +247,16 @@ def ppo(start, tokenizer, prompts, prompt_rows, reward, config, evaluate=None, c
                  sample=rollout.texts[0], eta_seconds=seconds / iteration * (config.iterations - iteration))
     tell(callbacks, kind="end", step=config.iterations, steps=config.iterations, metrics=history[-1] if history else {})
     return actor.policy.eval(), history
+
+
+def _checked(scores, rollout):
+    """The scores of a reward, float (B,). UsageError where they are not one finite number an answer."""
+    scores = torch.as_tensor(scores).float()
+    if scores.shape != (len(rollout.rows),) or not scores.isfinite().all():
+        raise UsageError(f"the reward gave {tuple(scores.shape)} numbers for {len(rollout.rows)} answers"
+                         + ("" if scores.isfinite().all() else ", NaN or infinity among them")
+                         + ": it must give one finite number an answer")
+    return scores
 
 
 def update(actor, optimizer, rollout, old_logp, old_values, advantages, returns, config):

@@ -16,6 +16,7 @@ from torch import nn
 from ftlab import files
 from ftlab.align.pairs import PairBatches, over_rows, pair_rows
 from ftlab.model import backprop, hub
+from ftlab.numbers import check_whole, finite
 from ftlab.train import TrainConfig, train
 
 # Muon: a reward model must learn to read anew (is the hero the same throughout?), and AdamW alone had not begun to after 40
@@ -91,6 +92,7 @@ def accuracy(model, tokenizer, pairs, template="alpaca"):
 def calibration(model, tokenizer, pairs, bins=5, template="alpaca"):
     """[(what the model says, what was chosen, number of pairs), …]: pairs sorted by P = σ(r_a − r_b) of the response
     that stands first in a fixed, arbitrary order, in bins of equal number. A calibrated model says what happens."""
+    check_whole("bins", bins)
     chosen, rejected = (rewards_of(model, rows, tokenizer) for rows in pair_rows(pairs, tokenizer, template))
     said = []
     for index, (a, b) in enumerate(zip(chosen, rejected, strict=True)):
@@ -105,6 +107,8 @@ def calibration(model, tokenizer, pairs, bins=5, template="alpaca"):
 def centred(model, rewards):
     """The model with its level moved so that `rewards` of it (a list of numbers) have mean 0 (Stiennon et al. 2020). Their
     spread stays: a difference of 1 means odds of e to 1."""
+    if not len(rewards) or not all(finite(float(one)) for one in rewards):
+        raise ValueError("centred needs at least one reward, and all must be finite numbers")
     model.shift += sum(rewards) / len(rewards)
     return model
 

@@ -14,6 +14,7 @@ import torch
 from ftlab.align import dpo, reward
 from ftlab.align.pairs import pair_batch, pair_rows, sequence_logprobs
 from ftlab.model.hub import from_hf, hf_state_dict, to_hf
+from ftlab.numbers import check_known
 from ftlab.text.template import alpaca, alpaca_response
 from ftlab.text.tokenizer import BOS
 from ftlab.train import optim
@@ -131,6 +132,7 @@ def reward_trainer(model, tokenizer, pairs, steps, folder, lr=reward.LR, pairs_p
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
+    check_known("optimizer", optimizer, optim.KNOWN)
     rows = [{"chosen": row["prompt"] + row["chosen"], "rejected": row["prompt"] + row["rejected"]} for row in columns(pairs)]
     config = RewardConfig(**_settings(folder, steps, lr, pairs_per_batch, seed) | dict(
         max_length=model.config.max_position_embeddings) | changes)

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from ftlab.model.generate import KVCache
+from ftlab.model.generate import KVCache, choose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def call(model, tokenizer, ids, max_new_tokens=12, prefix=None):
     cache = prefix.ready() if prefix else KVCache(model, 1, len(ids) + max_new_tokens)
     step, new = torch.tensor([list(ids)]), []
     while len(new) < max_new_tokens:
-        token = model.lm_head(model.hidden(step, cache=cache)[:, -1]).argmax(-1)  # (1,)
+        token = choose(model.lm_head(model.hidden(step, cache=cache)[:, -1]), temperature=0)  # (1,)
         new.append(token.item())
         if new[-1] == tokenizer.eos_id or "\n" in tokenizer.decode(new).lstrip():
             break

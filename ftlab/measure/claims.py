@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from ftlab.errors import UsageError
 from ftlab.files import read_json, write_json
+from ftlab.numbers import finite
 
 KINDS = ("exact", "measured", "report")
 
@@ -73,12 +74,20 @@ class Claim:
 
 
 def t_interval(values):
-    """(mean, low, high): the 95 % interval of the mean by Student's t; low and high are None below 2 values."""
+    """(mean, low, high): the 95 % interval of the mean by Student's t; low and high are None below 2 values. Raises
+    UsageError where there is no value, or one is NaN or infinite."""
+    _check_values(values)
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, None, None
     half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return mean, mean - half, mean + half
+
+
+def _check_values(values):
+    if not len(values) or not all(finite(value) for value in values):
+        raise UsageError(f"no mean and no interval of {list(values)[:5]}: at least one value is needed, and all must be finite "
+                         "numbers; measure again")
 
 
 def t_quantile(degrees):
@@ -108,6 +117,7 @@ def verdict(claim, runs):
     values = [run["value"] if isinstance(run, dict) else run for run in runs]
     if not values:
         return {"value": None, "low": None, "high": None, "holds": None}
+    _check_values(values)
     mean, low, high = claim.interval(runs) if claim.interval and len(values) >= 3 else t_interval(values)
     if claim.kind == "exact":
         low, high = min(values), max(values)

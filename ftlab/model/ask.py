@@ -4,8 +4,9 @@ import torch
 
 from ftlab import profile
 from ftlab.errors import UsageError
-from ftlab.model.generate import generate, prefix_length
+from ftlab.model.generate import check_choice, generate, prefix_length
 from ftlab.model.transformer import Transformer
+from ftlab.numbers import check_whole
 from ftlab.text.examples import Example
 from ftlab.text.rows import prompt_rows
 from ftlab.text.template import ALPACA_END
@@ -18,6 +19,9 @@ def ask(model, tokenizer, asked, template="alpaca", max_new_tokens=160, temperat
     Greedy at temperature 0. An answer ends at the model's end token or at the mark "### End", which is not part of it.
     Prompts of like length are answered together; progress(done, all) is called after each batch.
     """
+    check_choice(temperature)
+    check_whole("max_new_tokens", max_new_tokens)
+    check_whole("batch_size", batch_size)
     examples = [Example(item) if isinstance(item, str) else item if isinstance(item, Example) else
                 Example(item.instruction, input=item.input) for item in asked]
     prompts = prompt_rows(examples, tokenizer, template)
@@ -44,6 +48,14 @@ def _ours(model, tokenizer, prompts, max_new_tokens, temperature, seed):
     return [tokenizer.decode(row) for row in rows]
 
 
+def _finite_scores(ids, scores):
+    """A logits processor of transformers that changes nothing, and stops where a model gives no numbers: from NaN its greedy
+    choice would write the first token of the vocabulary."""
+    if not scores.amax(-1).isfinite().all():
+        raise ValueError("the logits hold NaN or infinity: the model's weights are damaged or diverged")
+    return scores
+
+
 @torch.inference_mode()
 def _theirs(model, tokenizer, prompts, max_new_tokens, temperature, seed):
     device, longest = next(model.parameters()).device, max(map(len, prompts))
@@ -54,5 +66,5 @@ def _theirs(model, tokenizer, prompts, max_new_tokens, temperature, seed):
     choice = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     with profile.autocast(device.type):
         out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad,
-                             eos_token_id=tokenizer.eos_token_id, **choice)
+                             eos_token_id=tokenizer.eos_token_id, logits_processor=[_finite_scores], **choice)
     return tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)

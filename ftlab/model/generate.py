@@ -3,9 +3,12 @@
 Lab 01 builds these by hand in their simplest form; here stands the version that the rest of the course uses.
 """
 
+import math
+
 import torch
 
 from ftlab.model.decode import one_token_decoder
+from ftlab.numbers import check_real, check_whole
 
 WORTH_DECODER = 8  # new tokens from which on preparing a OneTokenDecoder pays
 
@@ -75,11 +78,14 @@ def filter_logits(logits, temperature=1.0, top_k=None, top_p=None):
 
     top_k keeps the k likeliest tokens (and ties with the k-th; 0 or None: all). top_p keeps the shortest list of
     likeliest tokens whose probability reaches p (Holtzman et al. 2020); the token that crosses p is kept, so at least
-    one always stays.
+    one always stays. Raises ValueError where a number cannot be meant, and where logits are no numbers or infinite (−inf, a
+    token that is left out, is allowed).
     """
-    if temperature <= 0:
+    if temperature == 0:
         raise ValueError("temperature must be above 0 here; greedy choice (temperature 0) needs no filter")
+    check_choice(temperature, top_k, top_p)
     logits = logits / temperature
+    _check_finite(logits.amax(-1), temperature)
     if top_k and top_k < logits.shape[-1]:
         smallest_kept = logits.topk(top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
@@ -93,10 +99,30 @@ def filter_logits(logits, temperature=1.0, top_k=None, top_p=None):
     return logits
 
 
+def check_choice(temperature, top_k=None, top_p=None):
+    """Raise ValueError where a way to choose cannot be meant: temperature at least 0, top_k at least 0, top_p from 0 to 1."""
+    check_real("temperature", temperature, least=0)
+    if top_k is not None:
+        check_whole("top_k", top_k, least=0)
+    if top_p is not None:
+        check_real("top_p", top_p, least=0, most=1)
+
+
+def _check_finite(largest, temperature):
+    # The largest of a row tells: NaN and +inf come out on top, and −inf only where every token is left out.
+    if not largest.isfinite().all():
+        raise ValueError("the logits hold NaN or infinity, or leave no token to choose"
+                         + (f" (divided by temperature {temperature!r})" if temperature not in (0, 1) else "")
+                         + ": the model's weights are damaged or diverged, or the temperature is too near 0")
+
+
 def choose(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
-    """One token id for each row of logits (B, V): the likeliest at temperature 0, else a draw."""
+    """One token id for each row of logits (B, V): the likeliest at temperature 0, else a draw. ValueError: as in
+    `filter_logits`."""
     if temperature == 0:
-        return logits.argmax(-1)
+        largest, tokens = logits.max(-1)
+        _check_finite(largest, 0)
+        return tokens
     probs = filter_logits(logits, temperature, top_k, top_p).softmax(-1)
     # The first to ring of exponential clocks with rates p is a draw from p: the same as multinomial, and faster.
     return (probs / torch.empty_like(probs).exponential_(generator=generator)).argmax(-1)
@@ -110,12 +136,15 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=
     temperature 0 is greedy. A text ends at `eos_id`, which is not returned. `seed`: an int or a torch.Generator.
     `on_token(count)` is told of progress. Prompts of different lengths are padded on the left and masked.
     """
-    if not prompts or not all(len(prompt) for prompt in prompts):
+    if not len(prompts) or not all(len(prompt) for prompt in prompts):
         raise ValueError("generate needs at least one prompt, and each must hold at least one token (the start token)")
+    check_whole("max_new_tokens", max_new_tokens, least=0)
+    check_choice(temperature, top_k, top_p)
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed) if isinstance(seed, int) else seed
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)  # (B, T)
+    _check_ids(model, ids)
     padding = torch.tensor([longest - len(p) for p in prompts], device=device)
     padded = bool(padding.any())
     cache = KVCache(model, len(prompts), longest + max_new_tokens) if use_cache else None
@@ -125,29 +154,37 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=
     results = [[] for _ in prompts]
     step_ids, was_training = ids, model.training
     model.eval()
-    for count in range(max_new_tokens):
-        mask, positions = _left_padding(padding, ids.shape[1], step_ids.shape[1], before) if padded else (None, None)
-        if decode and count:  # the same, quicker
-            logits = decode(step_ids[:, 0], cache, None if positions is None else positions[:, 0], mask)
-        else:
-            logits = model.lm_head(model.hidden(step_ids, positions, cache=cache, mask=mask)[:, -1])  # (B, V)
-        tokens = choose(logits, temperature, top_k, top_p, generator)  # (B,)
-        for row, token in zip(alive.tolist(), tokens.tolist()):
-            results[row].append(token)
-        if eos_id is not None:
-            going = (tokens != eos_id).nonzero()[:, 0]
-            if len(going) < len(tokens):
-                if not len(going):
-                    break
-                alive, ids, tokens, padding = alive[going], ids[going], tokens[going], padding[going]
-                if cache is not None:
-                    cache.leave(going)
-        ids = torch.cat([ids, tokens[:, None]], dim=1)
-        step_ids = tokens[:, None] if use_cache else ids
-        if on_token is not None:
-            on_token(count + 1)
-    model.train(was_training)
+    try:
+        for count in range(max_new_tokens):
+            mask, positions = _left_padding(padding, ids.shape[1], step_ids.shape[1], before) if padded else (None, None)
+            if decode and count:  # the same, quicker
+                logits = decode(step_ids[:, 0], cache, None if positions is None else positions[:, 0], mask)
+            else:
+                logits = model.lm_head(model.hidden(step_ids, positions, cache=cache, mask=mask)[:, -1])  # (B, V)
+            tokens = choose(logits, temperature, top_k, top_p, generator)  # (B,)
+            for row, token in zip(alive.tolist(), tokens.tolist()):
+                results[row].append(token)
+            if eos_id is not None:
+                going = (tokens != eos_id).nonzero()[:, 0]
+                if len(going) < len(tokens):
+                    if not len(going):
+                        break
+                    alive, ids, tokens, padding = alive[going], ids[going], tokens[going], padding[going]
+                    if cache is not None:
+                        cache.leave(going)
+            ids = torch.cat([ids, tokens[:, None]], dim=1)
+            step_ids = tokens[:, None] if use_cache else ids
+            if on_token is not None:
+                on_token(count + 1)
+    finally:
+        model.train(was_training)
     return [row[:-1] if eos_id is not None and row and row[-1] == eos_id else row for row in results]
+
+
+def _check_ids(model, ids):
+    if ids.numel() and not (0 <= ids.min() and ids.max() < model.config.vocab_size):
+        raise ValueError(f"the prompt holds the ids {ids.min().item()} to {ids.max().item()}, the model knows 0 to "
+                         f"{model.config.vocab_size - 1}: it was made by another tokenizer")
 
 
 def _left_padding(padding, length, new, before=0):
@@ -170,17 +207,25 @@ def beam_search(model, prompt, max_new_tokens, num_beams=4, eos_id=None, length_
 
     Finished beams are compared by sum / length**length_penalty, as Hugging Face does; the end token counts.
     """
+    check_whole("max_new_tokens", max_new_tokens)
+    check_whole("num_beams", num_beams)
+    check_real("length_penalty", length_penalty)
+    if not len(prompt):
+        raise ValueError("beam_search needs a prompt of at least one token (the start token)")
     device = next(model.parameters()).device
-    cache = KVCache(model, num_beams, len(prompt) + max_new_tokens)
     ids = torch.tensor([list(prompt)] * num_beams, device=device)
+    _check_ids(model, ids)
+    cache = KVCache(model, num_beams, len(prompt) + max_new_tokens)
     scores = torch.full((num_beams,), float("-inf"), device=device)
     scores[0] = 0.0  # all beams begin alike; only one may count, or they stay copies
     new, finished, step_ids = [[] for _ in range(num_beams)], [], ids
     for count in range(1, max_new_tokens + 1):
         logp = model.lm_head(model.hidden(step_ids, cache=cache)[:, -1]).log_softmax(-1)  # (beams, V)
         best, where = (scores[:, None] + logp).flatten().topk(2 * num_beams)
-        kept = []
-        for rank, (score, index) in enumerate(zip(best.tolist(), where.tolist())):
+        best, kept = best.tolist(), []
+        if not math.isfinite(best[0]):  # NaN comes out on top
+            raise ValueError("the logits hold NaN or infinity: the model's weights are damaged or diverged")
+        for rank, (score, index) in enumerate(zip(best, where.tolist())):
             beam, token = divmod(index, logp.shape[1])
             if token == eos_id:
                 # An end that ranks behind the beams' own number would never have been a beam.
@@ -205,14 +250,21 @@ def beam_search(model, prompt, max_new_tokens, num_beams=4, eos_id=None, length_
 def sequence_logprobs(model, rows, prompt_lengths=None, pad_id=0):
     """Sum of log p(token | tokens before) of each row of ids, from its prompt's end on (by default from token 1).
 
-    In nats, (B,). Padded on the right; a causal model does not see the padding.
+    In nats, (B,). Padded on the right; a causal model does not see the padding. Raises ValueError where a row is empty or
+    the model gives no numbers.
     """
+    if not len(rows) or not all(len(row) for row in rows):
+        raise ValueError("sequence_logprobs needs at least one row, and each must hold at least one token")
     device = next(model.parameters()).device
     longest = max(map(len, rows))
     ids = torch.tensor([list(row) + [pad_id] * (longest - len(row)) for row in rows], device=device)
-    starts = torch.tensor(prompt_lengths or [1] * len(rows), device=device)
+    _check_ids(model, ids)
+    starts = torch.tensor([1] * len(rows) if prompt_lengths is None else prompt_lengths, device=device)
     ends = torch.tensor([len(row) for row in rows], device=device)
     logp = model(ids)[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]  # (B, T − 1): of tokens 1 …
     places = torch.arange(1, longest, device=device)
     wanted = (places >= starts[:, None]) & (places < ends[:, None])
-    return (logp * wanted).sum(1)
+    sums = logp.where(wanted, 0.0).sum(1)
+    if sums.isnan().any():
+        raise ValueError("the model's log-probabilities hold NaN: its weights are damaged or diverged")
+    return sums

@@ -10,6 +10,7 @@ from ftlab.errors import UsageError
 from ftlab.model.transformer import ModelConfig, Transformer
 
 SHIPPED = ("base", "base-small", "base-masked", "assistant", "aligned-ppo", "aligned-dpo")
+ADAPTER_CONFIG = "adapter_config.json"  # PEFT's name
 ASSETS = pathlib.Path(__file__).resolve().parent.parent / "assets"
 
 
@@ -21,10 +22,40 @@ def load(name):
     folder = ASSETS / name if name in SHIPPED else pathlib.Path(name)
     if not folder.is_dir():
         folder = _download(name)
+    line = adapter_line(folder)
+    if line:
+        raise UsageError(line)
     config = _read_config(folder)
     model = Transformer(config)
     _fill(model, _read_weights(folder), folder)
     return model.eval(), _load_tokenizer(folder)
+
+
+def adapter_line(path):
+    """One line for somebody who names an adapter of PEFT's format where a whole model is needed: what it is, beside which
+    base it was made, and what to do. None where `path`, a folder, holds no adapter."""
+    path = pathlib.Path(path)
+    folder = path.parent if path.is_file() and path.name.startswith("adapter_") else path
+    if not (folder / ADAPTER_CONFIG).is_file():
+        if (folder / "config.json").is_file():
+            return None
+        # PEFT puts adapters that have a name into a subfolder of that name.
+        folder = next((found.parent for found in sorted(folder.glob(f"*/{ADAPTER_CONFIG}"))), None)
+        if folder is None:
+            return None
+    try:
+        config = files.read_json(folder / ADAPTER_CONFIG)
+    except (OSError, ValueError, RecursionError):
+        config = None
+    config = config if isinstance(config, dict) else {}
+    kind, base = config.get("peft_type"), config.get("base_model_name_or_path")
+    kind = kind if isinstance(kind, str) else None
+    base = base if isinstance(base, str) and base else f"a base that its {ADAPTER_CONFIG} does not name"
+    start = f"{folder} is an adapter ({kind or 'of an unknown kind'}), made beside {base}, and no whole model"
+    if kind not in ("LORA", None):
+        return f"{start}: what it learned cannot be added to the base's weights; name its base, or a whole model"
+    return (f"{start}: merge it into its base first (in PEFT: PeftModel.from_pretrained(base, {str(folder)!r})"
+            ".merge_and_unload(), then save_pretrained of model and tokenizer) and name the merged folder, or name its base")
 
 
 def _fill(model, weights, where):

@@ -8,6 +8,8 @@ import dataclasses
 
 import torch
 
+from ftlab.numbers import check_whole
+
 IGNORE = -100
 
 
@@ -45,6 +47,12 @@ def collate(rows, pad_id, labels=None):
     return Batch(pad(rows, pad_id), pad(labels if labels is not None else rows, IGNORE))
 
 
+def _some(rows):
+    if not rows or not all(len(ids) for ids, _ in rows):
+        raise ValueError("batches need at least one row, and each must hold at least one token")
+    return rows
+
+
 class RowBatches:
     """One document a row; rows of like length share a batch, so little is padding.
 
@@ -53,7 +61,7 @@ class RowBatches:
     """
 
     def __init__(self, rows, tokens_per_batch, seed=0, pad_id=0):
-        self.rows = [row if isinstance(row, tuple) else (row, row) for row in rows]
+        self.rows = _some([row if isinstance(row, tuple) else (row, row) for row in rows])
         self.tokens_per_batch, self.seed, self.pad_id = tokens_per_batch, seed, pad_id
         self.lengths = torch.tensor([len(ids) for ids, _ in self.rows])
         self.steps_per_epoch = len(self._cut(torch.arange(len(self.rows))[self.lengths.argsort(stable=True)]))
@@ -111,7 +119,9 @@ class PackedBatches:
     """
 
     def __init__(self, rows, seq_len, batch_size, seed=0, pad_id=0):
-        self.rows = [row if isinstance(row, tuple) else (row, row) for row in rows]
+        self.rows = _some([row if isinstance(row, tuple) else (row, row) for row in rows])
+        check_whole("seq_len", seq_len)
+        check_whole("batch_size", batch_size)
         self.seq_len, self.batch_size, self.seed, self.pad_id = seq_len, batch_size, seed, pad_id
         self.bins = pack([ids for ids, _ in self.rows], seq_len)
         self.steps_per_epoch = -(-len(self.bins) // batch_size)
@@ -133,9 +143,15 @@ class PackedBatches:
 
 
 class ChunkBatches:
-    """One long stream of ids (documents end to end) cut into windows of `seq_len`; for running text of any length."""
+    """One long stream of ids (documents end to end) cut into windows of `seq_len`; for running text of any length.
+
+    A batch has `batch_size` windows, or all that there are where the stream fills fewer. What is left over at the end of
+    the stream, and of an epoch's windows, is not used in that epoch.
+    """
 
     def __init__(self, ids, seq_len, batch_size, seed=0):
+        check_whole("seq_len", seq_len)
+        check_whole("batch_size", batch_size)
         windows = len(ids) // seq_len
         if windows < 1:
             raise ValueError(f"{len(ids)} tokens do not fill one window of {seq_len}")

@@ -16,10 +16,11 @@ import torch
 from ftlab import files
 from ftlab.errors import UsageError
 from ftlab.model import backprop
+from ftlab.numbers import check_known, check_real, check_whole
 from ftlab.train import optim
 from ftlab.train.allocator import keep_freed_memory
 from ftlab.train.denormals import flushed_denormals
-from ftlab.train.schedule import factor
+from ftlab.train.schedule import KNOWN, factor
 
 CHECKPOINT = "checkpoint.pt"  # in a run's folder
 
@@ -45,6 +46,19 @@ class TrainConfig:
     eval_every: int | None = None
     save_every: int | None = None
     seed: int = 0
+
+    def check(self):
+        """Raise ValueError where a number or an option cannot be meant; optimizer and peak rates: as in `optim.make`."""
+        check_whole("steps", self.steps, least=0)
+        check_known("schedule", self.schedule, KNOWN)
+        for name in ("warmup", "final_lr"):
+            check_real(name, getattr(self, name), least=0)
+        check_whole("accumulate", self.accumulate)
+        if self.clip is not None:
+            check_real("clip", self.clip, above=0)
+        for name in ("eval_every", "save_every"):
+            if getattr(self, name):
+                check_whole(name, getattr(self, name))
 
     def lr_factor(self, step):
         """Factor on the peak rates at `step`."""
@@ -130,6 +144,7 @@ class _Run:
     """Model, optimizers and history of a run in progress, and their checkpoint."""
 
     def __init__(self, model, batches, config, loss, out):
+        config.check()
         self.model, self.batches, self.config, self.loss = model, batches, config, loss
         self.path = pathlib.Path(out) / CHECKPOINT if out else None
         self.device = next(model.parameters()).device

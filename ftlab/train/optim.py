@@ -6,6 +6,10 @@ units; the steps here are the same in float32.
 
 import torch
 
+from ftlab.numbers import check_known, check_real
+
+KNOWN = ("adamw", "muon")
+
 
 @torch.no_grad()
 def orthogonalize(matrices, steps=5):
@@ -71,15 +75,16 @@ def make(model, name, lr, muon_lr=0.02, weight_decay=0.0, betas=(0.9, 0.95)):
 
     lr is AdamW's peak rate, muon_lr Muon's. Weight decay falls on matrices only, as is usual.
     """
+    check_known("optimizer", name, KNOWN)
+    for what, value in (("lr", lr), ("muon_lr", muon_lr), ("weight_decay", weight_decay)):
+        check_real(what, value, least=0)
     params = [p for p in model.parameters() if p.requires_grad]
     if name == "adamw":
         return [_adamw(params, lr, weight_decay, betas)]
-    if name == "muon":
-        hidden = hidden_matrices(model)
-        chosen = {id(p) for p in hidden}
-        rest = [p for p in params if id(p) not in chosen]
-        return [Muon(hidden, lr=muon_lr, weight_decay=weight_decay), _adamw(rest, lr, weight_decay, betas)]
-    raise ValueError(f"optimizer {name!r}; known: adamw, muon")
+    hidden = hidden_matrices(model)
+    chosen = {id(p) for p in hidden}
+    rest = [p for p in params if id(p) not in chosen]
+    return [Muon(hidden, lr=muon_lr, weight_decay=weight_decay), _adamw(rest, lr, weight_decay, betas)]
 
 
 def _adamw(params, lr, weight_decay, betas):

@@ -10,6 +10,7 @@ import random
 import torch
 
 from ftlab.errors import UsageError
+from ftlab.numbers import finite, whole
 from ftlab.train.loop import NonFiniteLoss, TrainConfig, train
 from ftlab.train.recovery import Diverged, StopOnDivergence
 
@@ -57,8 +58,8 @@ def range_test(model, batches, config, low=1e-5, high=1.0, steps=100, smooth=SMO
     `train`; of `config` all but steps, schedule and warmup counts. Rates are those of `config.lr`; Muon's keeps its
     proportion to it. The test ends where `recovery.divergence` would find one.
     """
-    if not 0 < low < high or steps < 2:
-        raise UsageError(f"a range test needs 0 < low < high and at least 2 steps, not {low:g}, {high:g} and {steps}")
+    if not (finite(low) and finite(high) and 0 < low < high and whole(steps, 2)):
+        raise UsageError(f"a range test needs 0 < low < high and at least 2 steps, not {low!r}, {high!r} and {steps!r}")
     rising = _Rising(**dataclasses.asdict(dataclasses.replace(at_rate(config, high), steps=steps)), low=low)
     rising.save_every = rising.eval_every = None
     seen, diverged_at = [], None
@@ -78,6 +79,8 @@ def range_test(model, batches, config, low=1e-5, high=1.0, steps=100, smooth=SMO
 
 def running_mean(values, smooth=SMOOTH):
     """Running mean with weight `smooth` on the past, corrected for its start at 0 as Adam's is: a list."""
+    if not (finite(smooth) and 0 <= smooth < 1):
+        raise UsageError(f"smooth is {smooth!r}; it is the weight of the past, at least 0 and below 1")
     mean, out = 0.0, []
     for count, value in enumerate(values, 1):
         mean = smooth * mean + (1 - smooth) * value

@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ftlab import numbers
 from ftlab.errors import UsageError
 from ftlab.model.transformer import Transformer
+from ftlab.tune import peft_config
 
 NON_LINEARITIES = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
 PLACEMENTS = {"houlsby": "swish", "pfeiffer": "relu"}  # and the non-linearity that the package `adapters` gives each
@@ -38,7 +40,10 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, h):
-        return h + self.up(NON_LINEARITIES[self.non_linearity](self.down(h)))
+        x = h
+        if x.dtype != self.down.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            x = x.to(self.down.weight.dtype)  # in a base of half precision
+        return h + self.up(NON_LINEARITIES[self.non_linearity](self.down(x))).to(h.dtype)
 
 
 class AdapterSlot(nn.Module):
@@ -68,7 +73,8 @@ def attach_adapter(model, bottleneck_size=16, placement="houlsby", non_linearity
     For our Transformer and causal LMs of `transformers`. non_linearity: "relu", "gelu" or "swish", by default the
     placement's own. Other sets stay where they are, frozen. Raises UsageError.
     """
-    non_linearity = non_linearity or PLACEMENTS.get(placement)
+    if non_linearity is None and isinstance(placement, str):
+        non_linearity = PLACEMENTS.get(placement, next(iter(NON_LINEARITIES)))
     _check(bottleneck_size, placement, non_linearity, name)
     places = _places(model, placement)
     for parameter in model.parameters():
@@ -114,13 +120,13 @@ def remove_adapters(model):
 
 
 def _check(size, placement, non_linearity, name):
-    if placement not in PLACEMENTS:
+    if not isinstance(placement, str) or placement not in PLACEMENTS:
         raise UsageError(f"no placement is called {placement!r}; choose one of {', '.join(PLACEMENTS)}")
-    if non_linearity not in NON_LINEARITIES:
+    if not isinstance(non_linearity, str) or non_linearity not in NON_LINEARITIES:
         raise UsageError(f"no non_linearity is called {non_linearity!r}; choose one of {', '.join(NON_LINEARITIES)}")
-    if size < 1:
-        raise UsageError(f"bottleneck_size is {size}; a bottleneck is at least 1 wide")
-    if not name or "." in name:
+    if not numbers.whole(size):
+        raise UsageError(f"bottleneck_size is {size!r}; it is a whole number, and a bottleneck is at least 1 wide")
+    if not isinstance(name, str) or not name or "." in name:
         raise UsageError(f"{name!r} cannot name a set of adapters: take a word without a dot")
 
 
@@ -181,26 +187,42 @@ def adapter_config(model):
 
 def load_adapter_state(model, state, config=None, name="default"):
     """Put the tensors of `adapter_state` into `model` as the set `name`, and make it the active one. config: that of
-    `adapter_config`. Raises UsageError where they do not fit."""
-    ours = isinstance(model, Transformer)
+    `adapter_config`. Raises UsageError where they do not fit; the model is then as it was."""
+    if config is not None:
+        peft_config.check(config, PEFT_TYPE)
+    config, ours = config or {}, isinstance(model, Transformer)
     own = {key.removeprefix("base_model.model.").removeprefix("model." if ours else ""): value
            for key, value in state.items()}
-    sizes = {value.shape[0] for key, value in own.items() if key.endswith(".adapter.down.weight")}
+    sizes = {value.shape[0] for key, value in own.items() if key.endswith(".adapter.down.weight") and value.ndim == 2}
     if len(sizes) != 1:
         raise UsageError("these tensors are no set of bottleneck adapters")
+    size = sizes.pop()
+    if config.get("bottleneck_size", size) != size:
+        raise UsageError(f"the adapter's config has bottleneck_size={config['bottleneck_size']!r}, but its tensors are {size} "
+                         "wide: mend the config")
+    peft_config.check_tensors(state)
     sublayers = any(key.split(".adapter.")[0].endswith(ATTENTION_OUT) for key in own)
-    placement = (config or {}).get("placement") or ("houlsby" if sublayers else "pfeiffer")
-    attach_adapter(model, sizes.pop(), placement, (config or {}).get("non_linearity"), name)
-    wanted = {f"{place}.adapter.{key}": value for place, slot in _slots(model).items() if name in slot.sets
-              for key, value in slot.sets[name].state_dict().items()}
-    wrong = sorted(set(wanted) ^ set(own)) or [key for key in own if own[key].shape != wanted[key].shape]
+    placement = config.get("placement") or ("houlsby" if sublayers else "pfeiffer")
+    _check_fit(model, own, size, placement)
+    attach_adapter(model, size, placement, config.get("non_linearity"), name)
+    with torch.no_grad():
+        for place, slot in _slots(model).items():
+            for key, value in (slot.sets[name].state_dict() if name in slot.sets else {}).items():
+                value.copy_(own[f"{place}.adapter.{key}"])
+    return model
+
+
+def _check_fit(model, own, size, placement):
+    """UsageError where the tensors {place and key: tensor} are not those of adapters `size` wide in this model."""
+    if not isinstance(placement, str) or placement not in PLACEMENTS:
+        raise UsageError(f"no placement is called {placement!r}; choose one of {', '.join(PLACEMENTS)}")
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in Bottleneck(model.config.hidden_size, size).state_dict().items()}
+    wanted = {f"{place}.adapter.{key}": shape for place in _places(model, placement) for key, shape in shapes.items()}
+    wrong = sorted(set(wanted) ^ set(own)) or [key for key in own if own[key].shape != wanted[key]]
     if wrong:
         raise UsageError(f"the adapters do not fit this model ({len(wrong)} tensors differ, such as {wrong[0]}): they "
                          "were made for another base")
-    with torch.no_grad():
-        for key, value in own.items():
-            wanted[key].copy_(value)
-    return model
 
 
 def _active(model):

@@ -22,6 +22,7 @@ def load_base(name):
     name: a shipped base or a folder that ftlab wrote (our Transformer), else a folder or Hub id for
     `AutoModelForCausalLM`. Raises UsageError, one line, where it cannot be had or is no causal language model.
     """
+    _refuse_adapter(name, name)
     if name in hub.SHIPPED or _is_ours(pathlib.Path(name)):
         model, tokenizer = hub.load(name)
         if not model.config.causal:
@@ -60,6 +61,7 @@ def lab_tokenizer(name):
 def _wanted():
     """The profile's pretrained model, or None; None as well once it could not be had from the Hub."""
     wanted = profile.base()
+    _refuse_adapter(wanted, f"FTLAB_BASE={wanted}")
     if wanted is None or wanted in _missed or wanted in hub.SHIPPED or pathlib.Path(wanted).exists():
         return None if wanted in _missed else wanted
     try:
@@ -88,6 +90,14 @@ def _pristine(name):
     return model, PretrainedTokenizer(tokenizer)
 
 
+def _refuse_adapter(name, said):
+    """UsageError where the folder called `name` holds an adapter. transformers would take the base that the adapter names,
+    with the adapter on it, whatever else lies in the folder. said: how the user named it."""
+    line = None if name is None or name in hub.SHIPPED else hub.adapter_line(name)
+    if line:
+        raise UsageError(line if said == name else f"{said}: {line}")
+
+
 def _is_ours(folder):
     try:
         return "causal" in files.read_json(folder / "config.json") and (folder / "tokenizer.json").is_file()
@@ -106,6 +116,7 @@ def _load_theirs(name):
                          f"{', '.join(hub.SHIPPED)}")
     if not folder.exists():
         folder = hub._download(name)
+        _refuse_adapter(folder, name)
     try:
         config = AutoConfig.from_pretrained(folder)
         model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)

@@ -6,16 +6,19 @@ both onto the form of the base in `transformers`; bottleneck adapters, which PEF
 
 import importlib
 import pathlib
+import pickle
 
 import torch
 
 from ftlab import files
 from ftlab.errors import UsageError
+from ftlab.model.hub import ADAPTER_CONFIG
 from ftlab.text.tokenizer import Tokenizer
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS, CONFIG = "adapter_model.safetensors", ADAPTER_CONFIG
+OLD_WEIGHTS = "adapter_model.bin"
 MODULES = {"LORA": "ftlab.tune.lora", "PREFIX_TUNING": "ftlab.tune.prefix", "PROMPT_TUNING": "ftlab.tune.prefix",
-           "BOTTLENECK": "ftlab.tune.adapter"}  # peft_type -> the module that knows it  # fmt: skip
+           "P_TUNING": "ftlab.tune.prefix", "BOTTLENECK": "ftlab.tune.adapter"}  # peft_type -> its module  # fmt: skip
 
 
 def module_of(model):
@@ -53,23 +56,52 @@ def save_adapter(model, folder, base=None, tokenizer=None, extra=None):
 
 
 def read_adapter(folder):
-    """(config, {key: tensor}) of a saved adapter. Raises UsageError, one line, where there is none or it is damaged."""
+    """(config, {key: tensor}) of a saved adapter. Raises UsageError, one line, where there is none or it is damaged.
+
+    Tensors of half precision become float32. Weights that PEFT wrote before it took to safetensors are read as well.
+    """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     folder = pathlib.Path(folder)
     try:
-        config, state = files.read_json(folder / CONFIG), load_file(str(folder / WEIGHTS))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UsageError(f"{folder}: no adapter there, or a damaged one: {CONFIG} and {WEIGHTS} are needed ({error})"
-                         ) from error  # fmt: skip
-    if config.get("peft_type") not in MODULES:
-        raise UsageError(f"{folder}: peft_type {config.get('peft_type')!r} is not known here; there are {', '.join(MODULES)}")
-    return config, {key: value.to(torch.float32) for key, value in state.items()}
+        config = files.read_json(folder / CONFIG)
+        state = _read_weights(folder)
+    except (OSError, ValueError, RecursionError, SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"{folder}: no adapter there, or a damaged one: {CONFIG} and {WEIGHTS} are needed ({reason})"
+                         f"{_inside(folder)}") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"{folder}: {CONFIG} holds {type(config).__name__}, not a dict of settings: save the adapter again")
+    kind = config.get("peft_type")
+    if not isinstance(kind, str) or kind not in MODULES:
+        raise UsageError(f"{folder}: peft_type {kind!r} is not known here; there are {', '.join(MODULES)}")
+    half = (torch.float16, torch.bfloat16)
+    return config, {key: value.float() if value.dtype in half else value for key, value in state.items()}
+
+
+def _read_weights(folder):
+    """{key: tensor} of an adapter's weights: safetensors, as PEFT too prefers it, else the pickle of tensors of old."""
+    from safetensors.torch import load_file
+
+    if (folder / WEIGHTS).exists() or not (folder / OLD_WEIGHTS).exists():
+        return load_file(str(folder / WEIGHTS))
+    state = torch.load(folder / OLD_WEIGHTS, map_location="cpu", weights_only=True)  # runs no code
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{OLD_WEIGHTS} holds no dict of tensors")
+    return state
+
+
+def _inside(folder):
+    """A word on adapters in subfolders, where PEFT puts those that have another name than "default"."""
+    found = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+    return f"; there is one in its subfolder {found[0]}" if found else ""
 
 
 def load_adapter(model, folder):
     """Put the adapter saved in `folder` on `model` (its base, or one with another adapter of this kind, which it
     replaces); returns the model, changed in place. Raises UsageError where it does not fit."""
     config, state = read_adapter(folder)
-    return importlib.import_module(MODULES[config["peft_type"]]).load_adapter_state(model, state, config)
+    try:
+        return importlib.import_module(MODULES[config["peft_type"]]).load_adapter_state(model, state, config)
+    except UsageError as error:
+        raise UsageError(f"{folder}: {error}") from error

@@ -85,6 +85,12 @@ def nearest(values, book):
     return order[torch.bucketize(values, between)].to(torch.uint8)
 
 
+def _check_finite(scales):
+    if not scales.isfinite().all():
+        raise UsageError("the numbers to quantise hold NaN or infinity, for which there is no code: the weights are damaged or "
+                         "diverged")
+
+
 def quantise(x, book, block_size=BLOCK):
     """(codes uint8 in x's shape, scales float32 (blocks,)): blockwise absmax quantisation onto a codebook.
 
@@ -92,6 +98,7 @@ def quantise(x, book, block_size=BLOCK):
     """
     blocks = in_blocks(x.float(), block_size)  # (blocks, block_size)
     scales = blocks.abs().amax(1)  # (blocks,)
+    _check_finite(scales)
     # Times the reciprocal, as `bitsandbytes` does: a quotient would differ in the last bit now and then.
     codes = nearest(blocks * (1 / scales.clamp(min=1e-38))[:, None], book)
     return codes.view(-1)[:x.numel()].view(x.shape), scales
@@ -114,6 +121,7 @@ def quantise_affine(x, bits=4, block_size=BLOCK):
     if len(flat) % size:
         blocks.view(-1)[len(flat):] = flat[-1]  # so that what fills up the last block does not widen its range
     lows, highs = blocks.amin(1), blocks.amax(1)
+    _check_finite(highs - lows)
     steps = (highs - lows) / (2**bits - 1)
     codes = ((blocks - lows[:, None]) / steps.clamp(min=1e-38)[:, None]).round().to(torch.uint8)
     return codes.view(-1)[:x.numel()].view(x.shape), steps, lows

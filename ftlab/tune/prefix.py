@@ -9,7 +9,8 @@ three methods learn a KV cache of P virtual tokens, and differ in what they put 
 
 Shapes: B batch, T tokens, C hidden_size, L layers, H heads of keys and values, D head_size, P virtual tokens.
 The saved form is PEFT's: one tensor "prompt_embeddings", (P, L · 2 · H · D) for a prefix and (P, C) for a prompt.
-Left out: encoder–decoder models, P-tuning v1 (which PEFT calls P_TUNING), its LSTM.
+Left out: encoder–decoder models, training by P-tuning v1 (which PEFT calls P_TUNING; what it learned is a prompt, and is
+read as one), its LSTM.
 """
 
 import dataclasses
@@ -17,8 +18,10 @@ import dataclasses
 import torch
 from torch import nn
 
+from ftlab import numbers
 from ftlab.errors import UsageError
 from ftlab.model.transformer import Transformer, rotate, segment_mask
+from ftlab.tune import peft_config
 
 LENGTH = 16  # virtual tokens where nothing else is said
 STATE_KEY = "prompt_embeddings"
@@ -83,8 +86,8 @@ class LayerPrefix(nn.Module):
         return self.embedding
 
     def keys_values(self, model):
-        """[(keys, values)] of each layer, (1, H, P, D)."""
-        return split(self.flat(), self.shape)
+        """[(keys, values)] of each layer, (1, H, P, D), in the type of numbers that the model computes in."""
+        return split(self.flat().to(embedding(model).weight.dtype), self.shape)
 
 
 class ProjectedPrefix(LayerPrefix):
@@ -130,7 +133,7 @@ class SoftPrompt(nn.Module):
     def keys_values(self, model):
         """[(keys, values)] of each layer, (1, H, P, D): the model reads the vectors once for the whole batch, since under
         a causal mask they see nothing of the texts behind them."""
-        return read(model, self.embedding.unsqueeze(0))
+        return read(model, self.embedding.unsqueeze(0).to(embedding(model).weight.dtype))
 
 
 # -- reading: the KV cache of real or soft tokens
@@ -158,8 +161,13 @@ def read(model, x):
 
 @torch.no_grad()
 def cache_of(model, ids):
-    """The KV cache of a real prompt: ids (a list) -> (P, L · 2 · H · D), a start for a prefix."""
-    return join(read(model, embed(model, ids).unsqueeze(0)))
+    """The KV cache of a real prompt: ids (a list) -> (P, L · 2 · H · D), a start for a prefix, in float32 at least."""
+    return learnable(join(read(model, embed(model, ids).unsqueeze(0))))
+
+
+def learnable(x):
+    """x in float32, in which small steps are not lost, where its numbers have half precision."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 @torch.no_grad()
@@ -200,8 +208,30 @@ def attach_ptuning(model, num_virtual_tokens=None, init_ids=None):
 def attach_prompt(model, num_virtual_tokens=None, init_ids=None):
     """Freeze `model` and learn P input vectors that stand before every text; they start as the embeddings of `init_ids`
     or at random. Otherwise as `attach_prefix`."""
+    _check_width(model)
     shape, length, ids = _prepare(model, num_virtual_tokens, init_ids)
-    return _insert(model, SoftPrompt(shape, length, None if ids is None else embed(model, ids)))
+    return _insert(model, SoftPrompt(shape, length, None if ids is None else learnable(embed(model, ids))))
+
+
+def _check_width(model):
+    width, size = embedding(model).weight.shape[1], shape_of(model).hidden_size
+    if width != size:
+        raise UsageError(f"this model's input vectors have {width} numbers, its layers {size}: such a prompt fits no file of "
+                         "PEFT's; choose prefix or ptuning")
+
+
+@torch.no_grad()
+def _check_cache(model, shape):
+    """UsageError where a model of transformers keeps other keys and values than its config says (or none), as Falcon does
+    with one head for all: seen by reading one token."""
+    ids = torch.zeros(1, 1, dtype=torch.long, device=embedding(model).weight.device)
+    with torch.random.fork_rng():  # a model in training may have dropout
+        found = type(model).forward(model, input_ids=ids, use_cache=True).past_key_values
+    keys = [getattr(layer, "keys", None) for layer in getattr(found, "layers", None) or ()]
+    kept = {(one.shape[1], one.shape[3]) if isinstance(one, torch.Tensor) and one.ndim == 4 else None for one in keys}
+    if len(keys) != shape.layers or kept != {(shape.heads, shape.head_size)}:
+        raise UsageError(f"a {type(model).__name__} does not keep {shape.heads} heads of {shape.head_size} numbers in each of "
+                         f"{shape.layers} layers, as a prefix needs it (PEFT's, too): choose lora")
 
 
 def detach_prefix(model):
@@ -222,21 +252,24 @@ def put_prefix(model, prefix):
 
 
 def _prepare(model, length, ids):
-    """(Shape, P, ids cut or repeated to P, or None); takes off a prefix that is there."""
-    if hasattr(model, "kv_prefix"):
-        detach_prefix(model)
+    """(Shape, P, ids cut or repeated to P, or None); takes off a prefix that is there, once it is known that a new one
+    can be."""
     shape = shape_of(model)
     if ids is not None and not len(ids):
         raise UsageError("init_ids holds no token: give the ids of a real prompt, or None for a random start")
     if length is None:
         length = LENGTH if ids is None else len(ids)
-    if length < 1:
-        raise UsageError(f"num_virtual_tokens is {length}; a prefix has at least one")
+    if not numbers.whole(length):
+        raise UsageError(f"num_virtual_tokens is {length!r}; it is a whole number, and a prefix has at least one")
     if shape.limit is not None and length >= shape.limit:
         raise UsageError(f"num_virtual_tokens is {length}, but the model takes {shape.limit} tokens in all, text "
                          "included: choose fewer")
     if isinstance(model, Transformer) and not model.config.causal:
         raise UsageError("a prefix stands before a text that is written left to right; this model sees both sides")
+    if not isinstance(model, Transformer):
+        _check_cache(model, shape)
+    if hasattr(model, "kv_prefix"):
+        detach_prefix(model)
     return shape, length, None if ids is None else (list(ids) * -(-length // len(ids)))[:length]
 
 
@@ -387,13 +420,45 @@ def load_adapter_state(model, state, config=None):
     shape. It can be trained on as it is, without an MLP. Raises UsageError where it does not fit."""
     if STATE_KEY not in state:
         raise UsageError(f"no tensor \"{STATE_KEY}\" there: this is no prefix and no prompt")
+    others = [key for key in state if key != STATE_KEY]
+    if others:
+        raise UsageError(f"beside \"{STATE_KEY}\" there is {others[0]}, which belongs to no prefix and no prompt")
+    peft_config.check_tensors(state)
     flat, shape = state[STATE_KEY].float(), shape_of(model)
     kinds = {shape.hidden_size: SoftPrompt, shape.flat: LayerPrefix}
     if config is not None:
-        wanted = {"PREFIX_TUNING": LayerPrefix, "PROMPT_TUNING": SoftPrompt}.get(config.get("peft_type"))
+        wanted = _kind(config)
         kinds = {size: kind for size, kind in kinds.items() if kind is wanted}
     if flat.ndim != 2 or flat.shape[1] not in kinds:
         raise UsageError(f"a prefix for this model has {shape.flat} numbers a virtual token, a prompt "
                          f"{shape.hidden_size}; here are {tuple(flat.shape)}: it was made for another base")
+    if kinds[flat.shape[1]] is SoftPrompt:
+        _check_width(model)
+    if config is not None:
+        _check_shape(model, shape, len(flat), config)
     _prepare(model, len(flat), None)
     return _insert(model, kinds[flat.shape[1]](shape, len(flat), flat))
+
+
+def _kind(config):
+    """LayerPrefix or SoftPrompt, as PEFT's config says. UsageError where it asks for what is not done here."""
+    kinds = {"PREFIX_TUNING": LayerPrefix, "PROMPT_TUNING": SoftPrompt, "P_TUNING": SoftPrompt}
+    name = config.get("peft_type") if isinstance(config, dict) else None
+    if not isinstance(name, str) or name not in kinds:
+        raise UsageError(f"the adapter's peft_type is {name!r}; a prefix or a prompt is one of {', '.join(kinds)}")
+    peft_config.check(config, name)
+    return kinds[name]
+
+
+def _check_shape(model, shape, length, config):
+    """UsageError where a number in the config is not this model's or not the tensor's: the same tensor would be laid out
+    in another way, or was learned beside another model."""
+    prompt = _kind(config) is SoftPrompt
+    heads = getattr(model.config, "num_attention_heads", None) or model.config.num_heads if prompt else shape.heads
+    expected = {"num_virtual_tokens": length, "num_layers": shape.layers, "num_attention_heads": heads,
+                "num_transformer_submodules": 1,
+                "token_dim": shape.hidden_size if prompt else shape.heads * shape.head_size}  # fmt: skip
+    for name, value in expected.items():
+        if config.get(name) is not None and (config[name] != value or isinstance(config[name], bool)):
+            raise UsageError(f"the adapter's config has {name}={config[name]!r}, but this model and the adapter's tensor make "
+                             f"it {value}: it was made for another base, or its config was changed")

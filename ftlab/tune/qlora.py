@@ -41,6 +41,7 @@ class FourBitLinear(nn.Module):
     def __init__(self, linear, quant_type="nf4", block_size=nf4.BLOCK, double_quant=True):
         super().__init__()
         self.in_features, self.out_features = lora.sizes(linear)
+        self.dtype = linear.weight.dtype  # what the model computes in, and `unquantise` gives back
         self.quant_type, self.block_size, self.double_quant = quant_type, block_size, double_quant
         weight = (linear.weight.T if lora.is_conv1d(linear) else linear.weight).detach()  # (n, k)
         codes, scales = nf4.quantise(weight, nf4.codebook(quant_type).to(weight.device), block_size)
@@ -101,6 +102,8 @@ def attach_qlora(model, r=8, lora_alpha=16, lora_dropout=0.0, target_modules=lor
     """
     if lora.layers(model):
         raise UsageError("this model has a LoRA already: merge it or detach it first")
+    lora.check_numbers(r, lora_alpha, lora_dropout)
+    lora.targets(model, target_modules)  # says what is wrong while the model is still whole
     if library is None:
         library = library_serves(model, quant_type, block_size)
     quantise(model, quant_type, block_size, double_quant, library)
@@ -132,7 +135,7 @@ def unquantise(model):
     """
     for name, layer in list(model.named_modules()):
         if is_quantised(layer):
-            weight = layer.dequantise() if isinstance(layer, FourBitLinear) else _library_weight(layer)
+            weight = layer.dequantise().to(layer.dtype) if isinstance(layer, FourBitLinear) else _library_weight(layer)
             linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
             linear.weight = nn.Parameter(weight, requires_grad=False)
             if layer.bias is not None:

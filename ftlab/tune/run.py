@@ -264,7 +264,8 @@ def card(result, config, used, adapter=False):
         f"| loss, nats per token | {result['loss_first']:.3f} first, {result['loss_last']:.3f} last |",
         f"| held-out loss | {held_out} |", "", "```python",
         *load, *ask,
-        "output = model.generate(**inputs, max_new_tokens=200)",
+        # PEFT reads no generation_config from an adapter's folder, and the base's may end at another token.
+        f"output = model.generate(**inputs, max_new_tokens=200{', eos_token_id=tokenizer.eos_token_id' * adapter})",
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))', "```", ""])
 
 

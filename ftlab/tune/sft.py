@@ -8,10 +8,12 @@ from ftlab.errors import UsageError
 from ftlab.model import Transformer
 from ftlab.model.generate import prefix_length
 from ftlab.model.pretrained import loss as hf_loss
+from ftlab.numbers import check_known, check_whole
 from ftlab.text.batching import PackedBatches, RowBatches, collate
 from ftlab.text.examples import Example, from_tasks
 from ftlab.text.rows import rows
 from ftlab.text.tokenizer import Tokenizer
+from ftlab.train import optim
 from ftlab.train.loop import TrainConfig, train
 from ftlab.tune.methods import attach
 
@@ -45,6 +47,9 @@ def tune(model, tokenizer, examples, *, lr, steps=None, epochs=EPOCHS, tokens_pe
 
     Rates are those of the shipped bases (see `rate`); Muon's are known for our Transformer only, others get AdamW.
     """
+    check_known("optimizer", optimizer, optim.KNOWN)
+    if steps is not None:
+        check_whole("steps", steps)
     optimizer = optimizer if isinstance(model, Transformer) else "adamw"
     made = make_rows(examples, tokenizer, template, loss, max_length or limit(model))
     batches = make_batches(made, tokenizer, tokens_per_batch, seed, packed)
