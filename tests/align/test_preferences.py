@@ -100,8 +100,8 @@ def test_text_that_looks_like_json_stays_text(write):
 def test_parquet(tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
-    parquet.write_table(pyarrow.table({"chosen": [[ASKED, GOOD]] * 2, "rejected": [[ASKED, BAD], None]}), path)
-    refusal(path, 'row 2, column "rejected": null')
+    parquet.write_table(pyarrow.table({"chosen": [[ASKED, GOOD]] * 3, "rejected": [[ASKED, BAD], None, None]}), path)
+    refusal(path, 'row 2, column "rejected": null', "2 of 3 rows")
     parquet.write_table(pyarrow.table({"chosen": [[ASKED, GOOD]], "rejected": [[ASKED, BAD]]}), path)
     assert read_preferences(path) == [PAIR]
 
@@ -109,7 +109,7 @@ def test_parquet(tmp_path):
 def test_progress_says_how_many(write):
     lines = []
     read_preferences(write("a.jsonl", [ROW] * 3), progress=lines.append)
-    assert lines == ["3 pairs"]
+    assert lines == ["3 pairs from prompt, chosen, rejected"]
 
 
 # ---- what is refused
@@ -122,18 +122,18 @@ def test_progress_says_how_many(write):
         ([{"prompt": "a", "chosen": "b"}], ['line 1 has no column "rejected"', '"prompt", "chosen"']),
         ([{"instruction": "a", "response": "b"}], ['line 1 has no column "chosen"', '"instruction", "response"']),
         ([{}], ["its columns: none"]),
-        ([ROW, {"prompt": "a", "chosen": "b", "reject": "c"}], ['line 2 has no column "rejected"', '"reject"']),
-        ([ROW, {"instruction": "a", "chosen": "b", "rejected": "c"}], ['line 2 has no column "prompt"']),
-        ([ROW, "", "{oops"], ["line 3 is not JSON"]),
-        ([ROW, "[" * 100_000], ["line 2 is not JSON"]),
-        ([ROW, '["a"]'], ["line 2 is a list"]),
+        ([ROW, *[{"prompt": "a", "chosen": "b", "reject": "c"}] * 2], ['line 2 has no column "rejected"', '"reject"']),
+        ([ROW, *[{"asked": "a", "chosen": "b", "rejected": "c"}] * 2], ['line 2 has no column "prompt"']),
+        ([ROW, "", "{oops", "{oops"], ["line 3 is not JSON"]),
+        ([ROW, *["[" * 100_000] * 2], ["line 2 is not JSON"]),
+        ([ROW, *['["a"]'] * 2], ["line 2 is a list"]),
         (["3"], ["line 1 is a number"]),
         ([ROW | {"prompt": None}], ['line 1, column "prompt": null']),
         ([ROW | {"chosen": None}], ['line 1, column "chosen": null']),
-        ([ROW | {"rejected": 3}], ['column "rejected": a number, not text']),
+        ([ROW | {"rejected": True}], ['column "rejected": true or false, not text']),
         ([ROW | {"rejected": {"text": "a"}}], ['column "rejected": an object, not text']),
         ([ROW | {"prompt": " "}], ['column "prompt" is empty']),
-        ([ROW, ROW | {"rejected": ""}], ['line 2, column "rejected" is empty']),
+        ([ROW, *[ROW | {"rejected": ""}] * 2], ['line 2, column "rejected" is empty', "2 of 3 rows"]),
         ([ROW | {"rejected": "Hello!"}], ['"chosen" and "rejected" are the same']),
         ([ROW | {"rejected": "Hello!\n"}], ["the same"]),
         ([{"chosen": [ASKED, GOOD], "rejected": [ASKED, GOOD]}], ["are the same"]),
@@ -141,7 +141,7 @@ def test_progress_says_how_many(write):
         (['{"prompt": "a", "chosen": "b", "rejected": "\\ud800"}'], ['column "rejected"', "surrogate"]),
         ([ROW | {"chosen": [GOOD]}], ["one is text, the other messages"]),
         ([{"prompt": "Hi", "chosen": [], "rejected": [BAD]}], ['column "chosen": an empty list']),
-        ([{"prompt": "Hi", "chosen": [{"role": "bot", "content": "x"}], "rejected": [BAD]}], ["message 1", "'bot'"]),
+        ([{"prompt": "Hi", "chosen": [{"role": "he", "content": "x"}], "rejected": [BAD]}], ["message 1", "'he'"]),
         ([{"prompt": "Hi", "chosen": [{"role": "assistant"}], "rejected": [BAD]}], ["message 1", '"content"']),
         ([{"prompt": "Hi", "chosen": ["a"], "rejected": ["b"]}], ['column "chosen", message 1: text without "role"']),
         ([{"chosen": [GOOD], "rejected": [BAD]}], ["has no prompt"]),
@@ -152,7 +152,7 @@ def test_progress_says_how_many(write):
         ([{"prompt": "Bye", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}], ["says something else"]),
         ([ROW | {"margin": "much"}], ['column "margin": text, not a number']),
         ([ROW | {"margin": True}], ['column "margin"']),
-        (['{"prompt": "a", "chosen": "b", "rejected": "c", "margin": NaN}'], ['column "margin"']),
+        (['{"prompt": "a", "chosen": "b", "rejected": "c", "margin": Infinity}'], ['column "margin"']),
         ([{"chosen": "Human: a", "rejected": "Human: b"}], ['no column "prompt"']),
     ],
 )
@@ -249,7 +249,8 @@ def test_a_hub_dataset_is_read_past_rows_that_are_no_pairs(hub):
          "rejected": [[ASKED, BAD], [ASKED, GOOD], [ASKED, BAD]]})
     lines = []
     assert read_preferences("owner/name", progress=lines.append) == [PAIR, PAIR]
-    assert "passed over 1 rows" in lines[0] and "row 2" in lines[0] and lines[1] == "2 pairs"
+    assert lines[0] == "2 pairs from prompt, chosen, rejected"
+    assert "passed over 1 row that" in lines[1] and "row 2" in lines[1]
 
 
 def test_a_hub_dataset_without_pairs_is_refused(hub):
