@@ -148,7 +148,7 @@ def _pair(row):
     place = row.where
     if chosen == rejected:
         raise UsageError(f"{place}: \"chosen\" and \"rejected\" are the same: delete the row")
-    given, system = _given(row, names), row.optional(forms.SYSTEM).strip()
+    given, system = _given(row, names), forms.system_of(row).strip()
     inside, chosen, rejected = _split(place, chosen, rejected, given is None)
     prompt = _prompt(place, given, inside, system)
     if chosen == rejected:
@@ -237,16 +237,18 @@ def _cell(row, name):
     """A cell as text, or as a list of (role, content). A CSV keeps messages as JSON."""
     value = row.cells[name]
     if isinstance(value, list) or isinstance(value, dict) and any(key in value for key in ("role", "from", "messages")):
-        return _turns(forms.talk(row, name))
+        return _turns(row.place(name), forms.talk(row, name))
     found = forms.as_talk(row, name) if isinstance(value, str) else None
     if found is not None:
-        return _turns(found)
+        return _turns(row.place(name), found)
     if isinstance(value, dict) and isinstance(value.get("full_text"), str):  # WebGPT's question
         value = value["full_text"]
     return text_of(row.place(name), written(value)).strip()
 
 
-def _turns(messages):
+def _turns(place, messages):
+    if any("tool_calls" in message.extra for message in messages):
+        raise UsageError(f"{place}: tool calls: preferences are learned from text alone: leave such rows out")
     return [(message.role, message.content) for message in messages]
 
 
@@ -258,7 +260,8 @@ def _given(row, taken):
         known = next((n for n in PROMPTS if n in row.cells), None)
         if known is not None:
             raise UsageError(f"{row.place(known)}: null, not text: write a string")
-        name = row.find(("input",))
+        talks = [n for n in ("context",) if isinstance(row.cells.get(n), list)]  # HelpSteer
+        name = row.find((*talks, "input"))
     elsewhere = next((n for n in PROMPTS if n in row.table.names and n not in taken), None)
     if name is None and elsewhere is not None and isinstance(row.cells.get(taken[0]), str):
         raise UsageError(f'{row.where} has no column "{row.table.names[elsewhere]}" (its columns: {row.columns()}): add it or '
@@ -269,7 +272,7 @@ def _given(row, taken):
     given = None if name is None else _cell(row, name)
     told = row.optional([n for n in forms.INPUT if n != name]).strip() if isinstance(given, str) else ""
     given = forms.with_input(given, told) if told else given
-    history = _turns(forms.history_of(row))
+    history = _turns(f"{row.where}, column \"history\"", forms.history_of(row))
     if history:
         given = history + ([("user", given)] if isinstance(given, str) else given or [])
     return given

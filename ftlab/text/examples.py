@@ -114,9 +114,14 @@ def _document(row, longest):
         raise NoForm(f'{row.where} has no string in a "text" column (it has: {have}): rename one') from None
     if example.form == "completion":
         return example.instruction + example.response
-    parts = [content for _, content in example.messages] if example.form == "messages" else [
-        example.instruction, example.input, example.response]
+    parts = _said(example, row) if example.form == "messages" else [example.instruction, example.input, example.response]
     return "\n\n".join(part.strip() for part in parts if part.strip())
+
+
+def _said(example, row):
+    """The contents of messages without those answers that a mark keeps out. (What a prompt holds is only its context.)"""
+    learn = example.learn if example.learn and "completion" not in row.cells else (True,) * len(example.messages)
+    return [content for (role, content), seen in zip(example.messages, learn, strict=True) if seen or role != "assistant"]
 
 
 def _text_row(where, row, table):

@@ -23,6 +23,9 @@ INPUT = ("input", "context", "passage")
 ANSWER = ("response", "output", "answer", "answers", "solution", "target", "targets", "output_text", "assistant", "completion")
 ASKED = ("question", "query", "problem", "prompt", "user", "human", "input", "inputs", "input_text")
 TEXT = ("text", "content")
+PREFERENCES = (("chosen", "rejected"), ("chosen_response", "rejected_response"), ("preferred_output", "non_preferred_output"),
+               ("response_j", "response_k"), ("response_a", "response_b"), ("response_0", "response_1"),
+               ("human_ref_a", "human_ref_b"), ("conversation_a", "conversation_b"), ("answer_0", "answer_1"))  # fmt: skip
 PICTURES = ("images", "videos", "audios")
 
 ROLES = {
@@ -81,7 +84,7 @@ def fields_of(row, forms=None) -> dict:
     fields = form.build(row, columns)
     if form.name != "text":
         _check_pictures(row)
-    names = {name: row.table.names[column] for name, column in fields.pop("columns").items()}
+    names = {name: row.table.names.get(column, column) for name, column in fields.pop("columns").items()}
     return fields | {"source": (row.table.source, row.where, names)}
 
 
@@ -121,13 +124,22 @@ def _no_form(row, forms, missing):
     if "input_ids" in row.cells:
         return NoForm(f"{row.where} holds token ids of some tokenizer, not text (its columns: {row.columns()}): give the "
                       "text that they were made from")
-    if "chosen" in known and "rejected" in known:
-        return NoForm(f"{row.where} is a preference (its columns: {row.columns()}), not an example to imitate: Labs 10 and "
-                      "11 learn from preferences; to imitate the chosen answers, name their column \"response\"")
+    if is_preference(row):
+        return _no_example(row)
     lacking = next((f'"{answer}" beside "{asked}"' for asked, answer in (("instruction", "response"),
                     ("prompt", "completion"), ("question", "answer")) if asked in row.cells), "the columns to learn from")
     return NoForm(f'{row.where} lacks {lacking} (its columns: {row.columns()}): name them "instruction" and "response", or '
                   '"prompt" and "completion", or "text", or "messages"')
+
+
+def is_preference(row) -> bool:
+    """Whether a row has two answers to compare."""
+    return any(all(row.cells.get(name) is not None for name in pair) for pair in PREFERENCES)
+
+
+def _no_example(row):
+    return NoForm(f"{row.where} is a preference (its columns: {row.columns()}), not an example to imitate: Labs 10 and 11 "
+                  "learn from preferences; to imitate the chosen answers, name their column \"response\"")
 
 
 # ---- what must not be learned
@@ -226,6 +238,8 @@ def _check_pictures(row):
 def _messages(row, columns):
     column, = columns
     messages = talk(row, column)
+    if messages[-1].role != "assistant" and is_preference(row):
+        raise _no_example(row)
     return _as_messages(row, messages, {"messages": column})
 
 
@@ -246,7 +260,7 @@ def _two(row, asked, answer, form):
     told = row.optional(extra_input and (extra_input,) or ())
     if extra_input is not None:
         names["input"] = extra_input
-    system, history, tools = row.optional(SYSTEM), history_of(row), tools_of(row)
+    system, history, tools = system_of(row), history_of(row), tools_of(row)
     if not any(talks) and not system.strip() and not history and not tools:
         values = {"instruction": row.text(asked), "response": _answer(row, answer)} | ({"input": told} if told else {})
         # A template puts its own line breaks around; a completion stands as it is.
@@ -334,9 +348,7 @@ def with_input(instruction, told) -> str:
 
 def _as_messages(row, messages, columns, system=None):
     """The fields of an example of messages, with what the row says beside them: system prompt, tools, options."""
-    system = row.optional(SYSTEM) if system is None else system
-    if isinstance(row.get(SYSTEM), (dict, list)):
-        system = content_of(row.place(row.find(SYSTEM)), row.get(SYSTEM), "system")
+    system = system_of(row) if system is None else system
     messages = with_system(messages, system)
     _mask_role(row, messages)
     if not any(message.role == "assistant" for message in messages):
@@ -346,6 +358,7 @@ def _as_messages(row, messages, columns, system=None):
     learned = [message.role == "assistant" and message.learn is not False for message in messages]
     if not any(learned):
         raise LeftOut("no message that is to be learned")
+    row.table.masked += sum(message.role == "assistant" for message in messages) - sum(learned)
     usual = [message.role == "assistant" for message in messages]
     extra = tuple(message.extra for message in messages)
     return {
@@ -353,6 +366,14 @@ def _as_messages(row, messages, columns, system=None):
         "learn": () if learned == usual else tuple(learned), "extra": extra if any(extra) else (),
         "tools": tuple(tools_of(row)), "template_options": options_of(row), "columns": columns,
     }  # fmt: skip
+
+
+def system_of(row) -> str:
+    """The system prompt in a column of its own, or "". Google's is an object with parts."""
+    name = row.find(SYSTEM)
+    if name is not None and isinstance(row.cells[name], (dict, list)):
+        return content_of(row.place(name), row.cells[name], "system")
+    return "" if name is None else row.text(name, needed=False)
 
 
 def with_system(messages, system) -> list:

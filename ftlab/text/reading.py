@@ -16,6 +16,7 @@ from ftlab.text.tables import MAX_BYTES, TornLine, Unusable, columns_of, kind, t
 NAMED = 3  # so many of the rows passed over are named
 # What people and pandas write where a cell of a CSV has no value; in JSON it is null, and such a word is meant.
 _NO_VALUE = ("nan", "null", "none", "<na>", "n/a", "#n/a")
+_NAN = ("NaN", "nan", "<NA>", "#N/A")  # in a column that must have a value the others may be an answer
 _NO_INPUT = ("<noinput>", "<no input>")  # of the self-instruct data
 
 
@@ -57,6 +58,7 @@ class Row:
         value = written(self.cells[name])
         if not needed and (value is None or isinstance(value, str) and self._says_nothing(value)):
             return ""
+        value = "" if self.table.is_csv and value in _NAN else value
         return text_of(self.place(name), value, needed)
 
     def optional(self, names):
@@ -77,14 +79,14 @@ class Table:
     """All rows of a source, and what is known of its columns.
 
     names: {name in small letters: as the file spells it}. used: those that were read. odd_keys: keys inside of messages
-    that were not. notes: sentences about what was read otherwise than it is written. torn: the error about a last line that
-    is cut off, or None.
+    that were not. notes: sentences about what was read otherwise than it is written. masked: how many of the assistant's
+    messages are not learned. torn: the error about a last line that is cut off, or None.
     """
 
     def __init__(self, source, rows):
         self.source, self.names, self.used, self.odd_keys, self.notes = os.fspath(source), {}, set(), {}, {}
         self.is_csv = sources.suffix_of(self.source) in (".csv", ".tsv")
-        self.unnamed, self.rows, self.torn = 0, [], None
+        self.unnamed, self.masked, self.rows, self.torn = 0, 0, [], None
         try:
             for where, row in rows:
                 if isinstance(row, dict) and row and all(value is None for value in row.values()):
@@ -166,7 +168,8 @@ def _report(table, found, bad, left, reasons, noun, say, warn):
     unused = [str(name) for short, name in table.names.items() if short not in table.used]
     unused += [f'"{key}" in messages' for key in table.odd_keys]
     unused += ["columns without a name"] * bool(table.unnamed)
-    line = f"{len(found):,} {noun}" + (f" from {', '.join(map(str, used))}" if used else "")
+    line = f"{len(found):,} {noun if len(found) != 1 else noun.removesuffix('s')}"
+    line += f" from {', '.join(map(str, used))}" if used else ""
     if unused:
         warn(f"{line}; not used: {', '.join(unused)}")
     else:
@@ -178,5 +181,7 @@ def _report(table, found, bad, left, reasons, noun, say, warn):
     if left:
         count = sum(left.values())
         warn(f"left out {count:,} {'row' if count == 1 else 'rows'} of {len(table.rows):,}, not to be learned ({reasons})")
+    if table.masked:
+        say(f"{table.masked:,} messages of the assistant are not learned, as their rows or keys say")
     for note in table.notes:
         warn(note)

@@ -270,13 +270,15 @@ def _objects_after_each_other(text):
 def _unwrapped(path, value, warn):
     """The rows in a JSON value: a list's items, the list inside an object, or columns of cells put together."""
     if isinstance(value, list):
+        if value and all(_is_message(item) for item in value):
+            return [value]  # the messages of one talk
         return [row["row"] if isinstance(row, dict) and "row_idx" in row and isinstance(row.get("row"), dict) else row
                 for row in value]
     if not isinstance(value, dict):
         return [value]
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):  # pandas, orient="split"
         return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
-    tables = [key for key, item in value.items() if key.lower() not in _NO_WRAPPERS and isinstance(item, list) and item
+    tables = [key for key, item in value.items() if key.lower() not in _NO_WRAPPERS and isinstance(item, list)
               and all(isinstance(row, dict) for row in item) and _holds_rows(item)]
     wanted = [key for name in _WRAPPERS for key in tables if key.lower() == name] or tables * (len(tables) == 1)
     name = wanted[0] if wanted else None
@@ -286,6 +288,12 @@ def _unwrapped(path, value, warn):
             warn(f"{path}: read the list \"{name}\"; not read: {', '.join(others)}")
         return _unwrapped(path, value[name], warn)
     return _from_columns(value) or [value]
+
+
+def _is_message(item):
+    """Whether this is a message and no row: it says who speaks and what, and names no other message."""
+    speaks = isinstance(item, dict) and any(key in item for key in _SPEAKERS) and ("content" in item or "value" in item)
+    return speaks and not any("parent" in key for key in item)
 
 
 def _from_columns(value):

@@ -29,7 +29,7 @@ def joined(table: Table) -> Table:
         if messages:
             made.append((row.where, {"messages": messages}))
     new = Table(table.source, made)
-    new.names = {name: spelled for name, spelled in table.names.items() if name != "messages"} | new.names
+    new.names = table.names
     new.used = {*_TREE, "deleted"}
     return new
 

@@ -12,6 +12,7 @@ from ftlab.errors import UsageError
 from ftlab.model import Transformer, hub
 from ftlab.model.pretrained import PretrainedTokenizer, dress
 from ftlab.text import rows, template
+from ftlab.tune.files import CONFIG, WEIGHTS
 from ftlab.tune.methods import METHODS
 
 
@@ -115,6 +116,7 @@ def _load_theirs(name):
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     folder = pathlib.Path(name)
+    _refuse_adapter(name, folder)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UsageError(f"{name}: no config.json there; give a folder that holds a saved model")
     if not folder.exists() and (name.count("/") != 1 or name.startswith((".", "~", "/"))):
@@ -122,6 +124,7 @@ def _load_theirs(name):
                          f"{', '.join(hub.SHIPPED)}")
     if not folder.exists():
         folder = hub._download(name)
+        _refuse_adapter(name, pathlib.Path(folder))
     try:
         config = AutoConfig.from_pretrained(folder)
         model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
@@ -136,6 +139,22 @@ def _load_theirs(name):
     _check_causal(name, model)
     model.saved_dtype = getattr(config, "dtype", None) or torch.float32
     return model, tokenizer
+
+
+def _refuse_adapter(name, folder):
+    """Raise UsageError where a folder, or a file in it, is an adapter and no whole model; it names the adapter's base."""
+    folder = folder.parent if folder.is_file() else folder
+    whole = [path for pattern in ("model*.safetensors", "pytorch_model*.bin") for path in folder.glob(pattern)]
+    if whole or not any((folder / file).is_file() for file in (CONFIG, WEIGHTS, "adapter_model.bin")):
+        return
+    try:
+        config = files.read_json(folder / CONFIG)
+        base = config.get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        base = None
+    on = f", learned on {base}" if base else ""
+    raise UsageError(f"{name}: an adapter{on}, not a model: give --base the model that it was learned on, or first merge the "
+                     "two (`ftlab tune lora --merge` writes a whole model, as does PEFT's merge_and_unload)")
 
 
 def _first_line(error):
