@@ -164,10 +164,10 @@ def _renderable(examples, tokenizer, template, data, warn):
 
 
 def _is_plain(example):
-    roles = [role for role, _ in example.messages if role != "system"]
-    first = example.messages[:1] and example.messages[0][0] == "system"
-    turns = all(role == ("user", "assistant")[i % 2] for i, role in enumerate(roles))
-    return turns and len(roles) + first == len(example.messages) and not example.tools and not any(example.extra)
+    roles = [role for role, _ in example.messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    alternate = all(role == ("user", "assistant")[i % 2] for i, role in enumerate(turns))
+    return alternate and not example.tools and not any(example.extra)
 
 
 def _check_calls(example, written, template):
