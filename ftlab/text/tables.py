@@ -210,7 +210,8 @@ def _json_rows(path, text, suffix, warn):
                 at = f" (line {error.lineno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
                 raise UsageError(f"{path}: not JSON{at}: it must be one list of objects, or one object a line") from None
         else:
-            if not (lines and "\n" not in text.strip() and isinstance(value, list) and not _holds_rows(value)):
+            on_a_line = lines and "\n" not in text.strip() and isinstance(value, list)
+            if not on_a_line or _holds_rows(value) or all(isinstance(item, list) for item in value):
                 rows = _unwrapped(path, value, warn)
                 label = "line" if lines and rows == [value] else "row"
                 return ((f"{label} {number}", row) for number, row in enumerate(rows, 1))
