@@ -173,17 +173,18 @@ def label_column(table, form_name):
         return None
     if "kto_tag" in table.names:
         return "kto_tag"
-    kinds = getattr(table, "label_kinds", None)
-    if kinds is None:
+    held = _label_kind(table)
+    return "label" if held == "words" or held == "numbers" and form_name in ("messages", "completion") else None
+
+
+def _label_kind(table):
+    """What the column "label" holds throughout: "words" (true, false), "numbers" (0, 1), or "classes" (anything else)."""
+    if table.label_kind is None:
         values = table.values("label")
-        known = values and all(truth(value) is not None and not (isinstance(value, (int, float)) and value not in (0, 1))
-                               for value in values)
+        known = all(truth(value) is not None and (isinstance(value, str) or value in (0, 1)) for value in values)
         numbers = any(not isinstance(value, bool) and str(value).strip() in ("0", "1", "0.0", "1.0") for value in values)
-        kinds = table.label_kinds = None if not known else "numbers" if numbers else "words"
-        table.label_kinds = kinds = kinds or "none"
-    if kinds == "words" or kinds == "numbers" and form_name in ("messages", "completion"):
-        return "label"
-    return None
+        table.label_kind = "classes" if not values or not known else "numbers" if numbers else "words"
+    return table.label_kind
 
 
 def check_marks(row, form_name):
@@ -191,7 +192,7 @@ def check_marks(row, form_name):
     label = None if form_name == "preference" else label_column(row.table, form_name)
     if label is not None and truth(row.get((label,))) is False:
         raise LeftOut(f"{row.table.names[label]} false")
-    for name in ("weight", "train") if form_name in ("text", "preference") else LEARNED_IF:
+    for name in _present(row.table, ("weight", "train") if form_name in ("text", "preference") else LEARNED_IF):
         value = row.cells.get(name)
         if name == "loss" and not isinstance(value, bool) or isinstance(value, (list, dict)):
             continue  # a number that was measured
@@ -200,8 +201,8 @@ def check_marks(row, form_name):
             _note_fraction(row.table, value)
             if truth(value) is False:
                 raise LeftOut(f"{row.table.names[name]} {value}".lower())
-    for name in NOT_LEARNED_IF:
-        if form_name != "text" and isinstance(row.cells.get(name), (bool, int)):
+    for name in _present(row.table, NOT_LEARNED_IF if form_name != "text" else ()):
+        if isinstance(row.cells.get(name), (bool, int)):
             row.table.used.add(name)
             if row.cells[name]:
                 raise LeftOut(f"{row.table.names[name]} true")
@@ -213,12 +214,15 @@ def check_marks(row, form_name):
             raise LeftOut(f"{row.table.names['split']} {split.strip()}")
 
 
+def _present(table, names):
+    return [name for name in names if name in table.names]
+
+
 def _few(table, name):
     """The different values of a column, found once."""
-    known = table.__dict__.setdefault("few", {})
-    if name not in known:
-        known[name] = {value for value in table.values(name) if isinstance(value, str)}
-    return known[name]
+    if name not in table.different:
+        table.different[name] = {value for value in table.values(name) if isinstance(value, str)}
+    return table.different[name]
 
 
 def _note_fraction(table, value):
@@ -523,7 +527,8 @@ def _turn(row, place, item):
         return [Message(role, text) for role, text in zip(("user", "assistant"), texts, strict=True) if text.strip()]
     if not isinstance(item, dict):
         raise UsageError(f'{place}: {kind(item)} without "role" and "content": write both')
-    item = {key: value for key, value in item.items() if value is not None}
+    item = {key.lower() if key.lower() in _ROLE_KEYS + _CONTENT_KEYS else key: value for key, value in item.items()
+            if value is not None}
     role_key, content_key = _key(item, _ROLE_KEYS), _key(item, _CONTENT_KEYS)
     if role_key is None:
         pair = next((pair for pair in _PAIRS if set(pair) & set(item) and pair[1] in item), None)

@@ -6,6 +6,7 @@ were not read are named, so that nothing is lost without a word.
 
 import collections
 import dataclasses
+import functools
 import os
 import re
 
@@ -87,6 +88,7 @@ class Table:
         self.source, self.names, self.used, self.odd_keys, self.notes = os.fspath(source), {}, set(), {}, {}
         self.is_csv = sources.suffix_of(self.source) in (".csv", ".tsv")
         self.unnamed, self.masked, self.rows, self.torn = 0, 0, [], None
+        self.label_kind, self.different = None, {}  # what `forms` finds out of whole columns, once
         try:
             for where, row in rows:
                 if isinstance(row, dict) and row and all(value is None for value in row.values()):
@@ -123,6 +125,7 @@ class Table:
         return [value for value in found if value is not None]
 
 
+@functools.lru_cache(maxsize=4096)
 def small(name) -> str:
     """A column's name as it is compared: " System Prompt" and "systemPrompt" are "system_prompt"."""
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(name).strip())

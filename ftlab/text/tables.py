@@ -113,7 +113,10 @@ def kind(value):
 
 def parse_json(text):
     """The JSON value of `text`, NaN (which Python's json and pandas write) as None. Raises ValueError, RecursionError."""
-    return json.loads(text, parse_constant=lambda name: None if name == "NaN" else float(name.replace("Infinity", "inf")))
+    return _DECODER.decode(text.lstrip("\ufeff"))
+
+
+_DECODER = json.JSONDecoder(parse_constant=lambda name: None if name == "NaN" else float(name.replace("Infinity", "inf")))
 
 
 def _clean(value):
@@ -257,12 +260,13 @@ def _jsonl_rows(path, text):
 
 def _objects_after_each_other(text):
     """The JSON values that follow each other in `text`, each over several lines; [] where it is not made of such."""
-    decoder, found, at = json.JSONDecoder(parse_constant=lambda name: None), [], 0
+    found, between = [], re.compile(r"[\s,]*")
+    at = between.match(text).end()
     try:
         while at < len(text):
-            value, at = decoder.raw_decode(text, at)
+            value, at = _DECODER.raw_decode(text, at)
             found.append(value)
-            at = re.compile(r"[\s,]*").match(text, at).end()
+            at = between.match(text, at).end()
     except (ValueError, RecursionError):
         return []
     return found
@@ -402,7 +406,7 @@ def _arrow_rows(path, data):
 def _hub_rows(source, max_bytes, say):
     name, _, config = source.partition(":")
     size = 0
-    for number, row in enumerate(online.rows(name, config, "name a local file"), 1):
+    for number, row in enumerate(online.rows(name, config, "name a local file", say), 1):
         size += _bytes_in(row)
         if size > max_bytes:
             say(f"stopped at the limit of {sources.size_text(max_bytes)}: the dataset holds more")

@@ -205,6 +205,22 @@ def test_a_hub_dataset(monkeypatch):
     assert "the dataset holds more" in lines[0]
 
 
+def test_a_hub_dataset_whose_split_for_training_has_another_name(monkeypatch, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "a.jsonl").write_text('{"question": "Q", "answer": "R"}\n')
+    real = datasets.load_dataset
+
+    def load(name, config, **options):
+        files = {split: str(tmp_path / "a.jsonl") for split in ("test_sft", "train_sft")}
+        return real("json", data_files=files, cache_dir=str(tmp_path / "cache"), **options)
+
+    monkeypatch.setattr(online, "ask", lambda *arguments: None)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    lines = []
+    assert read_examples("owner/name", progress=lines.append) == [Example("Q", "R")]
+    assert lines[0] == 'owner/name: no split "train"; read train_sft'
+
+
 def test_a_hub_that_refuses(monkeypatch):
     datasets = pytest.importorskip("datasets")
 

@@ -53,6 +53,7 @@ OPTIONS = {"enable_thinking": True}
         ({"conversations": [{"from": "system", "value": ""}, {"from": "human", "value": "Hi"},
                             {"from": "gpt", "value": "Hello."}]},
          messages(*TALK)),
+        ({"Messages": [{"Role": "User", "Content": "Hi"}, ANSWER]}, messages(*TALK)),
         ({"messages": json.dumps([USER, ANSWER])}, messages(*TALK)),
         ({"messages": str([USER, ANSWER])}, messages(*TALK)),  # as pandas writes it into a CSV
         ({"messages": {"role": ["user", "assistant"], "content": ["Hi", "Hello."]}}, messages(*TALK)),
