@@ -120,7 +120,8 @@ def build_parser():
 
     sub = command(pretrain, "pretrain", "pretrain a model on your own text", "ftlab pretrain --text notes/ --out model",
                   True)  # fmt: skip
-    sub.add_argument("--text", required=True, metavar="PATH", help="file, folder, glob, or a dataset on the Hub")
+    sub.add_argument("--text", required=True, metavar="PATH",
+                     help="file, folder, glob, or a dataset on the Hub; of tables (.jsonl, .csv and others) the text is read")
     sub.add_argument("--out", required=True, metavar="DIR", help="folder for the checkpoint")
     sub.add_argument("--steps", type=int, help="training steps (default: as the text needs)")
     sub.add_argument("--size", default="small", metavar="SIZE", help="size of the model (default: small)")
@@ -131,8 +132,9 @@ def build_parser():
                   "ftlab tune lora --rank 8 --data examples.jsonl --out assistant", True)  # fmt: skip
     sub.add_argument("method", metavar="METHOD", help=", ".join(METHODS))
     sub.add_argument("--data", required=True, metavar="FILE",
-                     help=".jsonl, .json, .csv, .tsv or .parquet, or a dataset on the Hub (owner/name); columns "
-                          "instruction, response (and input), or prompt, completion, or text, or messages")  # fmt: skip
+                     help=".jsonl, .json, .csv, .tsv, .parquet or .arrow, a folder of them, or a dataset on the Hub "
+                          "(owner/name); columns instruction, response (and input), or prompt, completion, or text, or "
+                          "messages, or another published form: docs/data.md has a row of each")  # fmt: skip
     sub.add_argument("--out", required=True, metavar="DIR", help="folder for the checkpoint, or the adapter (PEFT's format)")
     sub.add_argument("--base", default="base-small", metavar="BASE",
                      help="base-small, base, a folder or a Hub id of a causal model (default: base-small)")  # fmt: skip
@@ -277,7 +279,7 @@ def pretrain(options):
     from ftlab.text.corpus import read_texts
     from ftlab.train.pretrain import pretrain_from_text
 
-    texts = read_texts(options.text, progress=_progress)
+    texts = read_texts(options.text, progress=_progress, warn=_notice)
     callbacks = (*_noted(), *(() if options.json else _training_progress()))
     result = pretrain_from_text(
         texts, options.out, steps=options.steps, size=options.size, seed=options.seed, callbacks=callbacks,
@@ -300,7 +302,7 @@ def tune(options):
                 options.merge, options.range_test)
     callbacks = _training_progress() if _watched() else _noted()
     try:
-        result = tune_from_data(options.method, options.data, options.out, options.base, wish, callbacks, _progress)
+        result = tune_from_data(options.method, options.data, options.out, options.base, wish, callbacks, _progress, _notice)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on from where this one stopped") from None
     if options.json:
@@ -498,6 +500,11 @@ def _progress(text):
         print(text, file=sys.stderr, flush=True)
     elif _LINES:
         _LINES[-1].note(text)
+
+
+def _notice(text):
+    """What was given and not used is always said, on stderr."""
+    print(f"ftlab: {text}", file=sys.stderr, flush=True)
 
 
 def _watched():

@@ -63,8 +63,11 @@ def model(name, otherwise):
     return folder
 
 
-def rows(name, config, otherwise):
-    """The rows of the Hub's data set `name`, split "train", one by one as they arrive: dicts. config: its part, or None."""
+def rows(name, config, otherwise, say=lambda line: None):
+    """The rows of the Hub's data set `name`, one by one as they arrive: dicts. config: its part, or None.
+
+    Of the split "train", else of the first whose name begins so ("train_sft"); say: called with a line that names it then.
+    """
     ask(name, "dataset", otherwise)
     try:
         import datasets
@@ -72,11 +75,26 @@ def rows(name, config, otherwise):
         raise UsageError("reading from the Hub needs the package datasets: pip install datasets") from None
 
     def read(put):
-        for row in datasets.load_dataset(name, config or None, split="train", streaming=True):
+        try:
+            found = datasets.load_dataset(name, config or None, split="train", streaming=True)
+        except ValueError as error:
+            split = _training_split(str(error))
+            if split is None:
+                raise
+            say(f"{name}: no split \"train\"; read {split}")
+            found = datasets.load_dataset(name, config or None, split=split, streaming=True)
+        for row in found:
             put(row)
 
     with _one_line(name, "dataset", otherwise), _quiet():
         yield from _watched(read, STALL)
+
+
+def _training_split(error):
+    """The first split for training that the client's error about a missing one lists, or None."""
+    listed = re.search(r"(?:Available splits:|Should be one of) \[([^\]]*)\]", error)
+    names = re.findall(r"['\"]([^'\"]+)['\"]", listed.group(1)) if listed else []
+    return next((name for name in names if name.startswith("train")), None)
 
 
 # ---- a model's files

@@ -1,45 +1,71 @@
-"""The user's own preferences, read into a list of `Pair`: JSON lines, JSON, CSV, TSV, Parquet, or a Hub dataset.
+"""The user's own preferences, read into a list of `Pair`: from a table of any kind (`ftlab.text.tables`) or a Hub dataset.
 
 Columns `prompt, chosen, rejected`, as text or as lists of messages {"role", "content"}; the prompt may also stand at the
-head of both texts, as TRL calls it an implicit prompt. A journal of `Ratings` is read as well.
+head of both texts, as TRL calls it an implicit prompt. The other forms of published preferences are the tables below
+(docs/data.md). A journal of `Ratings` is read as well.
 """
 
 import itertools
-import json
 import math
-import os
 import re
 
 from ftlab.align.ratings import check_rating, is_rating, rated_pairs
 from ftlab.errors import UsageError
-from ftlab.text.tables import MAX_BYTES, TornLine, columns_of, is_hub_dataset, kind, messages_of, table_rows, text_of
+from ftlab.text import forms
+from ftlab.text.reading import LeftOut, Row, Table, collect
+from ftlab.text.tables import MAX_BYTES, kind, text_of, written
 from ftlab.world.preference import Pair
 
-# Other names under which well-known data sets (Alpaca's and Orca's) keep the prompt.
-PROMPTS = ("prompt", "instruction", "question")
+# Columns that hold the two answers, the better one first, as TRL, Argilla, OpenAI, Stack Exchange and ms-swift name them.
+SIDES = (("chosen", "rejected"), ("chosen_response", "rejected_response"), ("preferred_output", "non_preferred_output"),
+         ("response_j", "response_k"), ("accepted", "rejected"), ("preferred", "dispreferred"),
+         ("response", "rejected_response"), ("output", "rejected_output"),
+         ("messages", "rejected_response"), ("messages", "rejected_messages"))  # fmt: skip
+# Names under which data sets keep the prompt; "input" where there is none of the others beside it.
+PROMPTS = ("prompt", "instruction", "question", "query", "problem")
+_FIRST, _SECOND = ("a", "model_a", "response_a", "left", "1st"), ("b", "model_b", "response_b", "right", "2nd")
+# Two answers in no order, and the column that says which is better: its names, and what it holds for the first and second.
+VERSUS = (
+    (("human_ref_a", "human_ref_b"), ("labels",), (1,), (0,)),  # SHP
+    (("response_0", "response_1"), ("better_response_id",), (0,), (1,)),  # PKU-SafeRLHF
+    (("response_a", "response_b"), ("winner", "preference", "choice"), _FIRST, _SECOND),
+    (("conversation_a", "conversation_b"), ("winner",), _FIRST, _SECOND),  # Chatbot Arena
+    (("answer_a", "answer_b"), ("winner", "preference", "choice"), _FIRST, _SECOND),
+    (("response1", "response2"), ("overall_preference",), (-1, -2, -3), (1, 2, 3)),  # HelpSteer
+)
+# Two answers with a score each, a higher one for the better.
+SCORED = ((("answer_0", "answer_1"), ("score_0", "score_1")),
+          (("response_a", "response_b"), ("winner_model_a", "winner_model_b")))
+# Answers in a list, each with a score (a higher one is better) or a rank (a lower one is).
+RANKED = ("answers", "completions", "responses", "candidates")
+_SCORES, _RANKS = ("pm_score", "overall_score", "score", "rating"), ("rank",)
 # How the texts of Anthropic's hh-rlhf mark who speaks (Bai et al. 2022).
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 _SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):[ ]?")
 
 
-def read_preferences(source, *, max_bytes=MAX_BYTES, progress=None):
-    """The pairs in `source`, a file or a Hub dataset ("owner/name" or "owner/name:config", its split "train").
+def read_preferences(source, *, max_bytes=MAX_BYTES, progress=None, warn=None) -> list[Pair]:
+    """The pairs in `source`: a file, a folder of files, or a Hub dataset ("owner/name" or "owner/name:config", its split
+    "train").
 
     Texts lose the white space around them. A number in a column "margin" becomes the Pair's; without one it is 0. A
-    prompt of one user's message is that message; a longer talk is written out (`talk`). progress: called with lines of
-    text. Raises UsageError, one line that says where and what to do; of a Hub dataset, which the user cannot mend, rows
-    that are no pairs are passed over and counted.
+    prompt of one user's message is that message; a longer talk is written out (`talk`). Answers that have a label each
+    (unpaired preference) become pairs where one prompt has a good and a bad one. Rows that are no pairs are passed over
+    and counted. progress: called with lines of text; warn (default: progress): with those that name what was not used.
+    Raises UsageError, one line that says where and what to do, also where most rows are no pairs.
     """
-    source = os.fspath(source)
     say = progress or (lambda line: None)
-    rows = _objects(source, table_rows(source, max_bytes, say))
-    first = next(rows, None)
-    if first is None:
-        raise UsageError(f"{source}: holds no rows: give a file with preferences in it")
-    rows = itertools.chain([first], rows)
-    pairs = _rated(source, rows, say) if is_rating(first[1]) else _given(source, first, rows, say)
-    say(f"{len(pairs):,} pairs")
-    return pairs
+    warn = warn or say
+    table = Table.read(source, max_bytes, say, warn)
+    first = next((row for _, row in table.rows if isinstance(row, Row)), None)
+    if first is not None and is_rating(first.cells):
+        pairs = _rated(table, warn)
+        say(f"{len(pairs):,} pairs")
+        return pairs
+    if _is_unpaired(table):
+        return _unpaired(table, say, warn)
+    return collect(table, lambda row: [_pair(row)], "pairs", '{"prompt": …, "chosen": …, "rejected": …}', say, warn,
+                   "preferences")
 
 
 def talk(messages):
@@ -53,80 +79,203 @@ def talk(messages):
     return "\n\n".join(system + said)
 
 
-def _objects(source, rows):
-    for where, row in rows:
-        if not isinstance(row, dict):
-            raise UsageError(f"{source}: {where} is {kind(row)}, not an object with columns: write one "
-                             '{"prompt": …, "chosen": …, "rejected": …} a row')
-        yield where, row
-
-
-def _rated(source, rows, say):
+def _rated(table, warn):
     records = []
-    try:
-        for where, row in rows:
-            records.append(check_rating(source, where, row))
-    except TornLine as error:  # a kill in mid-writing; `Ratings` mends it when it next opens the file
-        say(f"{error}; passed over")
+    for where, row in table.rows:
+        if not isinstance(row, (Row, dict)) and hasattr(row, "why"):
+            raise UsageError(f"{table.source}: {where} {row.why}")
+        records.append(check_rating(table.source, where, row.cells if isinstance(row, Row) else row))
+    if table.torn is not None:  # a kill in mid-writing; `Ratings` mends it when it next opens the file
+        warn(f"{table.torn}; passed over")
     pairs = rated_pairs(records)
     if not pairs:
-        raise UsageError(f"{source}: none of its {len(records)} ratings decides between two texts: rate some pairs first")
+        raise UsageError(f"{table.source}: none of its {len(records)} ratings decides between two texts: rate some pairs first")
     return pairs
 
 
-def _given(source, first, rows, say):
-    columns, on_hub = _columns(source, *first), is_hub_dataset(source)
-    pairs, passed, trouble = [], 0, None
-    for where, row in rows:
-        try:
-            pairs.append(_pair(source, where, row, columns))
-        except UsageError as error:
-            if not on_hub:
-                raise
-            passed, trouble = passed + 1, trouble or error
+# ---- a label beside each answer
+
+
+def _is_unpaired(table):
+    """Whether the table has answers with a label each, and no two answers in a row."""
+    names = set(table.names)
+    if any(set(sides) <= names for sides in SIDES) or any(set(sides) <= names for sides, *_ in VERSUS):
+        return False
+    return forms.label_column(table, "completion") is not None
+
+
+def _unpaired(table, say, warn):
+    """Pairs of the good and the bad answers to one prompt, in the order of the table."""
+    answers = collect(table, lambda row: [_answer(row)], "answers", '{"prompt": …, "completion": …, "label": true}', say, warn,
+                      "preferences")
+    by_prompt = {}
+    for prompt, answer, good in answers:
+        by_prompt.setdefault(prompt, ([], []))[not good].append(answer)
+    pairs = [Pair(prompt, good, bad) for prompt, sides in by_prompt.items() for good, bad in zip(*sides, strict=False)
+             if good != bad]
     if not pairs:
-        raise trouble
-    if passed:
-        say(f"passed over {passed:,} rows that are no pairs, the first of them: {trouble}")
+        raise UsageError(f"{table.source}: unpaired preferences, and no prompt has both an answer with a true label and one "
+                         "with a false: a pair needs two answers to one prompt")
+    alone = len(answers) - 2 * len(pairs)
+    (warn if alone else say)(f"{len(pairs):,} pairs of a good and a bad answer to one prompt"
+                             + (f"; {alone:,} answers have no other to be compared with" if alone else ""))
     return pairs
 
 
-def _columns(source, where, row):
-    """{"prompt": its column, or None where it stands inside the texts; "chosen", "rejected"} by the first row."""
-    for name in ("chosen", "rejected"):
-        if name not in row:
-            raise UsageError(f"{source}: {where} has no column \"{name}\" (its columns: {columns_of(row)}): name them "
-                             '"prompt", "chosen" and "rejected"')
-    return {"prompt": next((name for name in PROMPTS if name in row), None), "chosen": "chosen", "rejected": "rejected"}
+def _answer(row):
+    """(prompt, answer, whether it is a good one) of a row with a label."""
+    form, columns = forms.form_of(row, forms.FORMS)
+    label = forms.label_column(row.table, form.name)
+    good = None if label is None else forms.truth(row.get((label,)))
+    if good is None:
+        raise UsageError(f"{row.where} has no label that is true or false: add it or delete the row")
+    fields = form.build(row, columns)
+    if fields["form"] == "messages":
+        messages = list(fields["messages"])
+        if len(messages) < 2 or messages[-1][0] != "assistant":
+            raise UsageError(f"{row.where}: the talk must end with the assistant's answer, after a prompt: mend or delete it")
+        return talk(messages[:-1]), messages[-1][1].strip(), good
+    prompt = forms.with_input(fields.get("instruction", "").strip(), fields.get("input", ""))
+    return prompt, fields["response"].strip(), good
 
 
-def _pair(source, where, row, columns):
-    cells = {}
-    for field, column in columns.items():
-        if column is not None and column not in row:
-            raise UsageError(f"{source}: {where} has no column \"{column}\" (its columns: {columns_of(row)}): add it or "
-                             "delete the row")
-        cells[field] = None if column is None else _cell(f'{source}: {where}, column "{column}"', row[column])
-    place = f"{source}: {where}"
-    if cells["chosen"] == cells["rejected"]:
+# ---- two answers in a row
+
+
+def _pair(row):
+    forms.check_marks(row, "preference")
+    chosen, rejected, names = _answers(row)
+    place = row.where
+    if chosen == rejected:
         raise UsageError(f"{place}: \"chosen\" and \"rejected\" are the same: delete the row")
-    inside, chosen, rejected = _split(place, cells["chosen"], cells["rejected"], cells["prompt"] is None)
-    prompt = _prompt(place, cells["prompt"], inside)
+    given, system = _given(row, names), forms.system_of(row).strip()
+    inside, chosen, rejected = _split(place, chosen, rejected, given is None)
+    prompt = _prompt(place, given, inside, system)
     if chosen == rejected:
         raise UsageError(f"{place}: \"chosen\" and \"rejected\" differ in white space alone: delete the row")
-    return Pair(prompt, chosen, rejected, _margin(place, row.get("margin")))
+    return Pair(prompt, chosen, rejected, _margin(row))
 
 
-def _cell(place, value):
+def _answers(row):
+    """(the better answer, the worse one, the columns they are in), each as text or as a list of (role, content)."""
+    for sides in SIDES:
+        if all(row.cells.get(name) is not None for name in sides):
+            row.table.used.update(sides)
+            better, worse = (_cell(row, name) for name in sides)
+            if sides[0] == "messages" and isinstance(worse, str):  # the last message, and another in its place
+                worse = [*better[:-1], ("assistant", worse)]
+            return better, worse, sides
+    for find in (_versus, _scored, _ranked):
+        found = find(row)
+        if found is not None:
+            return found
+    raise _lacking(row)
+
+
+def _lacking(row):
+    """The error for a row without two answers."""
+    sides = next((s for s in SIDES[1:] if set(s) <= set(row.table.names)), SIDES[0])
+    name = next(name for name in sides if row.cells.get(name) is None)
+    if name in row.cells:
+        return UsageError(f"{row.place(name)}: null, not text: write a string")
+    return UsageError(f'{row.where} has no column "{name}" (its columns: {row.columns()}): name them "prompt", "chosen" and '
+                      '"rejected"')
+
+
+def _versus(row):
+    for sides, verdicts, first, second in VERSUS:
+        verdict = next((name for name in verdicts if row.cells.get(name) is not None), None)
+        if verdict is None or any(row.cells.get(name) is None for name in sides):
+            continue
+        row.table.used.update((*sides, verdict))
+        said = row.cells[verdict]
+        said = forms.number(said) if forms.number(said) is not None else str(said).strip().lower()
+        if said in first or said in second:
+            better, worse = sides if said in first else sides[::-1]
+            return _cell(row, better), _cell(row, worse), sides
+        raise LeftOut(f"{row.table.names[verdict]} {said}")
+    return None
+
+
+def _scored(row):
+    for sides, scores in SCORED:
+        marks = [forms.number(row.cells.get(name)) for name in scores]
+        if None in marks or any(row.cells.get(name) is None for name in sides):
+            continue
+        row.table.used.update((*sides, *scores))
+        if marks[0] == marks[1]:
+            raise LeftOut("a tie")
+        better, worse = sides if marks[0] > marks[1] else sides[::-1]
+        return _cell(row, better), _cell(row, worse), sides
+    return None
+
+
+def _ranked(row):
+    """The best and the worst of a list of answers."""
+    name = next((name for name in RANKED if isinstance(row.cells.get(name), list)), None)
+    if name is None or not all(isinstance(item, dict) for item in row.cells[name]):
+        return None
+    scored = []
+    for item in row.cells[name]:
+        text = next((item[key] for key in ("text", "answer", "response", "content") if isinstance(item.get(key), str)), None)
+        score = next((forms.number(item[key]) for key in _SCORES if forms.number(item.get(key)) is not None), None)
+        rank = next((-forms.number(item[key]) for key in _RANKS if forms.number(item.get(key)) is not None), None)
+        score = score if score is not None else rank
+        if text is not None and score is not None:
+            scored.append((score, text))
+    if not scored:
+        return None
+    row.table.used.add(name)
+    best, worst = max(scored, key=lambda pair: pair[0]), min(scored, key=lambda pair: pair[0])
+    if best[0] == worst[0]:
+        raise LeftOut("a tie")
+    place = row.place(name)
+    return text_of(place, best[1]).strip(), text_of(place, worst[1]).strip(), (name,)
+
+
+def _cell(row, name):
     """A cell as text, or as a list of (role, content). A CSV keeps messages as JSON."""
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
-        try:
-            listed = json.loads(value)
-        except (ValueError, RecursionError):
-            listed = None
-        if isinstance(listed, list) and all(isinstance(m, dict) and "role" in m for m in listed):
-            value = listed
-    return messages_of(place, value) if isinstance(value, list) else text_of(place, value).strip()
+    value = row.cells[name]
+    if isinstance(value, list) or isinstance(value, dict) and any(key in value for key in ("role", "from", "messages")):
+        return _turns(row.place(name), forms.talk(row, name))
+    found = forms.as_talk(row, name) if isinstance(value, str) else None
+    if found is not None:
+        return _turns(row.place(name), found)
+    if isinstance(value, dict) and isinstance(value.get("full_text"), str):  # WebGPT's question
+        value = value["full_text"]
+    return text_of(row.place(name), written(value)).strip()
+
+
+def _turns(place, messages):
+    if any("tool_calls" in message.extra for message in messages):
+        raise UsageError(f"{place}: tool calls: preferences are learned from text alone: leave such rows out")
+    return [(message.role, message.content) for message in messages]
+
+
+def _given(row, taken):
+    """The prompt in columns of its own: text, a list of (role, content), or None. taken: the answers' columns."""
+    free = [name for name in (*PROMPTS, *forms.MESSAGES) if name not in taken]
+    name = row.find(free)
+    if name is None:
+        known = next((n for n in PROMPTS if n in row.cells), None)
+        if known is not None:
+            raise UsageError(f"{row.place(known)}: null, not text: write a string")
+        talks = [n for n in ("context",) if isinstance(row.cells.get(n), list)]  # HelpSteer
+        name = row.find((*talks, "input"))
+    elsewhere = next((n for n in PROMPTS if n in row.table.names and n not in taken), None)
+    if name is None and elsewhere is not None and isinstance(row.cells.get(taken[0]), str):
+        raise UsageError(f'{row.where} has no column "{row.table.names[elsewhere]}" (its columns: {row.columns()}): add it or '
+                         "delete the row")
+    if name is None and isinstance(row.cells.get("history"), str) and "history" not in taken:  # SHP
+        row.table.used.add("history")
+        return row.text("history").strip()
+    given = None if name is None else _cell(row, name)
+    told = row.optional([n for n in forms.INPUT if n != name]).strip() if isinstance(given, str) else ""
+    given = forms.with_input(given, told) if told else given
+    history = _turns(f"{row.where}, column \"history\"", forms.history_of(row))
+    if history:
+        given = history + ([("user", given)] if isinstance(given, str) else given or [])
+    return given
 
 
 def _split(place, chosen, rejected, implicit):
@@ -155,12 +304,12 @@ def _spoken(text):
     return [(_SPEAKERS[name], said) for name, said in zip(parts[1::2], parts[2::2], strict=True)]
 
 
-def _prompt(place, given, inside):
-    """The prompt as text, from its own column (text, messages or None) and from what both texts begin with."""
+def _prompt(place, given, inside, system=""):
+    """The prompt as text, from its own columns (text, messages or None; system) and from what both texts begin with."""
     if given is None and not inside:
         raise UsageError(f"{place} has no prompt: add a column \"prompt\", or put the user's message before the answers")
     if isinstance(given, str) and not inside:
-        return given
+        return talk([("system", system), ("user", given)]) if system else given
     if given is not None and inside:
         agrees = inside[:len(given)] == given if isinstance(given, list) else any(
             role == "user" and content.strip() == given for role, content in inside)
@@ -168,12 +317,15 @@ def _prompt(place, given, inside):
             raise UsageError(f"{place}: the column \"prompt\" says something else than the messages before the answers: "
                              "keep one of them")
     messages = inside or given
+    if system and ("system", system) not in [(role, content.strip()) for role, content in messages]:
+        messages = [("system", system), *messages]
     if messages[-1][0] != "user":
         raise UsageError(f"{place}: the prompt ends with the {messages[-1][0]}'s message: it must end with the user's")
     return talk(messages)
 
 
-def _margin(place, value):
+def _margin(row):
+    value = row.get(("margin",))
     if value is None or value == "":
         return 0.0
     try:
@@ -181,6 +333,6 @@ def _margin(place, value):
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise UsageError(f"{place}, column \"margin\": {kind(value)}, not a number: write u(chosen) − u(rejected), or "
+        raise UsageError(f"{row.place('margin')}: {kind(value)}, not a number: write u(chosen) − u(rejected), or "
                          "nothing where it is unknown")
     return number

@@ -1,18 +1,17 @@
-"""The user's own examples: JSON lines, JSON, CSV, TSV, Parquet or a Hub dataset, read into a list of `Example`.
+"""The user's own examples: a table of theirs, or a Hub dataset, read into a list of `Example` or of documents.
 
 Columns: `instruction, response` (and `input`), or `prompt, completion`, or `text`, or `messages` (a list of
-{"role", "content"}). Whatever is wrong is said in one line that names the file, the row and the column.
+{"role", "content"}), and what else `ftlab.text.forms` knows (docs/data.md). Whatever is wrong is said in one line that
+names the file, the row and the column.
 """
 
 import dataclasses
-import os
 
 from ftlab.errors import UsageError
-from ftlab.text.tables import MAX_BYTES, ROLES, columns_of, kind, messages_of, table_rows, text_of
-
-# Other names under which well-known data sets (Alpaca, Dolly) keep the same thing.
-ALIASES = {"response": ("response", "output"), "input": ("input", "context")}
-HOW = ('"instruction" and "response", or "prompt" and "completion", or "text", or "messages"')
+from ftlab.text import forms
+from ftlab.text.reading import NoForm, Row, Table, collect
+from ftlab.text.tables import MAX_BYTES
+from ftlab.text.trees import joined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Example:
     def longest_column(self):
         """The column that holds most of the text."""
         if self.form == "messages":
-            return "messages"
+            return (self.source[2] if self.source else {}).get("messages", "messages")
         field = max(("instruction", "input", "response"), key=lambda name: len(getattr(self, name)))
         return (self.source[2] if self.source else {}).get(field, field)
 
@@ -66,71 +65,75 @@ def from_tasks(tasks):
     return [Example(task.instruction, task.response, task.input) for task in tasks]
 
 
-def read_examples(source, *, max_bytes=MAX_BYTES, progress=None):
-    """The examples in `source`: a .jsonl, .json, .csv, .tsv or .parquet file, or a Hub dataset ("owner/name" or
-    "owner/name:config", its split "train").
+def read_examples(source, *, max_bytes=MAX_BYTES, progress=None, warn=None) -> list[Example]:
+    """The examples in `source`: a .jsonl, .json, .csv, .tsv, .parquet or .arrow file (also compressed), a folder of such
+    files, or a Hub dataset ("owner/name" or "owner/name:config", its split "train").
 
-    The columns of the first row decide how all are read. progress: called with a line of text at the end.
-    Raises UsageError, one line that says where and what to do.
+    Rows may have different forms. Rows that cannot be used are passed over, those that say so are left out of what is
+    learned. progress: called with lines of text; warn (default: progress): with those that name what was not used.
+    Raises UsageError, one line that says where and what to do, also where most rows cannot be used.
     """
-    source = os.fspath(source)
     say = progress or (lambda line: None)
-    examples, reader = [], None
-    for where, row in table_rows(source, max_bytes, say):
-        if not isinstance(row, dict):
-            raise UsageError(f"{source}: {where} is {kind(row)}, not an object with columns: write one "
-                             '{"instruction": …, "response": …} a row')
-        reader = reader or _reader(source, where, row)
-        examples.append(reader(source, where, row))
-    if not examples:
-        raise UsageError(f"{source}: holds no rows: give a file with examples in it")
-    say(f"{len(examples):,} examples")
-    return examples
+    table = joined(Table.read(source, max_bytes, say, warn or say))
+    return collect(table, lambda row: [Example(**forms.fields_of(row))], "examples",
+                   '{"instruction": …, "response": …}', say, warn or say)
 
 
-# ---- rows
+PROSE = 20  # a column of no known name holds documents from so many characters a row on; shorter ones are names and labels
 
 
-def _reader(source, where, row):
-    """The function (source, where, row) -> Example for the columns of the first row."""
-    def column(field):
-        return next((name for name in ALIASES.get(field, (field,)) if name in row), None)
+def read_documents(source, *, max_bytes=MAX_BYTES, progress=None, warn=None) -> list[str]:
+    """The rows of a table or of a Hub dataset as plain texts: of "text" or "content", else all that an example says, else
+    of the column that holds the longest texts.
 
-    if "messages" in row:
-        return _messages
-    for form, asked, answer in (("instruction", "instruction", "response"), ("completion", "prompt", "completion")):
-        if asked in row and column(answer):
-            columns = {"instruction": asked, "response": column(answer)}
-            if form == "instruction" and column("input"):
-                columns["input"] = column("input")
-            return lambda source, where, row: _fields(source, where, row, form, columns)
-    if "text" in row:
-        return lambda source, where, row: _fields(source, where, row, "text", {"response": "text"})
-    lacking = next((f'"{answer}" beside "{asked}"' for asked, answer in (("instruction", "response"),
-                    ("prompt", "completion")) if asked in row), "the columns to learn from")
-    raise UsageError(f"{source}: {where} lacks {lacking} (its columns: {columns_of(row)}): name them {HOW}")
+    The arguments are those of `read_examples`. Raises UsageError; a `NoForm` where no column holds text.
+    """
+    say = progress or (lambda line: None)
+    table = joined(Table.read(source, max_bytes, say, warn or say))
+    table.rows = [(where, _text_row(where, row, table)) for where, row in table.rows]
+    longest = _longest_column(table)
+    texts = collect(table, lambda row: [_document(row, longest)], "rows", '{"text": …}', say, warn or say, "text")
+    texts = [text.strip() for text in texts if text.strip()]
+    if not texts:
+        raise UsageError(f"{table.source}: every row's text is empty: name a file with text in it")
+    return texts
 
 
-def _fields(source, where, row, form, columns):
-    values = {}
-    for field, column in columns.items():
-        if field == "input" and row.get(column) is None:
-            continue  # an input may be left out
-        if column not in row:
-            raise UsageError(f"{source}: {where} has no column \"{column}\" (its columns: {columns_of(row)}): add it or delete "
-                             "the row")
-        text = text_of(f"{source}: {where}, column \"{column}\"", row[column], field != "input")
-        # A template puts its own line breaks around; a text or completion stands as it is.
-        values[field] = text.strip() if form == "instruction" else text
-    return Example(**values, form=form, source=(source, where, columns))
+_DOCUMENTS = (forms.Form("text", (forms.TEXT,), forms.document), *forms.FORMS)
 
 
-def _messages(source, where, row):
-    place = f"{source}: {where}, column \"messages\""
-    parts = messages_of(place, row.get("messages"))
-    roles = [role for role, _ in parts]
-    turns = roles[1:] if roles[0] == "system" else roles
-    if turns[-1:] != ["assistant"] or any(role != ROLES[1 + i % 2] for i, role in enumerate(turns)):
-        raise UsageError(f"{place}: the roles are {', '.join(roles)}: after an optional system message, user and "
-                         "assistant must take turns, and the assistant ends")
-    return Example(form="messages", messages=tuple(parts), source=(source, where, {}))
+def _document(row, longest):
+    try:
+        example = Example(**forms.fields_of(row, _DOCUMENTS))
+    except NoForm:
+        if longest is not None and row.find((longest,)):
+            return row.text(longest, needed=False)
+        have = ", ".join(str(row.table.names.get(name, name)) for name in row.cells) or "nothing"
+        if row.table.names and not any(isinstance(value, str) for value in row.cells.values()):
+            raise NoForm(f"{row.where}: no column holds text (it has: {have}): name other data") from None
+        raise NoForm(f'{row.where} has no string in a "text" column (it has: {have}): rename one') from None
+    if example.form == "completion":
+        return example.instruction + example.response
+    parts = _said(example, row) if example.form == "messages" else [example.instruction, example.input, example.response]
+    return "\n\n".join(part.strip() for part in parts if part.strip())
+
+
+def _said(example, row):
+    """The contents of messages without those answers that a mark keeps out. (What a prompt holds is only its context.)"""
+    learn = example.learn if example.learn and "completion" not in row.cells else (True,) * len(example.messages)
+    return [content for (role, content), seen in zip(example.messages, learn, strict=True) if seen or role != "assistant"]
+
+
+def _text_row(where, row, table):
+    """A row that is a string alone as a row with a text."""
+    if isinstance(row, str):
+        return Row(where, {"text": row}, table)
+    return Row(where, {type(row).__name__: None}, table) if isinstance(row, (int, float, list, type(None))) else row
+
+
+def _longest_column(table):
+    """The column with the longest texts, where they are long enough for prose; else None."""
+    lengths = {name: [len(value) for value in table.values(name) if isinstance(value, str)] for name in table.names}
+    means = {name: sum(found) / len(found) for name, found in lengths.items() if found}
+    name = max(means, key=lambda n: means[n], default=None)
+    return name if name is not None and means[name] >= PROSE else None

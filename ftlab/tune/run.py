@@ -17,7 +17,7 @@ from ftlab import files
 from ftlab.errors import UsageError
 from ftlab.model import Transformer, hub
 from ftlab.text.examples import read_examples
-from ftlab.text.rows import keep_short, prompt_rows, rows
+from ftlab.text.rows import keep_short, pieces, prompt_rows, rows
 from ftlab.text.template import TEMPLATES
 from ftlab.train.loop import NonFiniteLoss, train
 from ftlab.train.rates import range_test
@@ -79,20 +79,24 @@ def flag(name):
     return FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
-def tune_from_data(method, data, out, base="base-small", wish=None, callbacks=(), progress=None):
+def tune_from_data(method, data, out, base="base-small", wish=None, callbacks=(), progress=None,
+                   warn=None):
     """Fine-tune `base` by `method` on the examples in `data` and save a checkpoint, or an adapter, to the folder `out`.
 
     data: what `read_examples` takes. base: a shipped base, a folder or a Hub id. callbacks: of the training loop;
-    progress: called with lines of text. Returns a dict of what was made and measured. Raises UsageError.
+    progress: called with lines of text; warn (default: progress): with those that name what was given and not used.
+    Returns a dict of what was made and measured. Raises UsageError.
     """
     wish, out, say = wish or Wish(), pathlib.Path(out), progress or (lambda line: None)
+    warn = warn or say
     how = find(method)
     wish.check(how)
     files.check_free(out)
-    examples = read_examples(data, progress=progress)
-    template = wish.template or ("chat" if examples[0].form == "messages" else "alpaca")
+    examples = read_examples(data, progress=say, warn=warn)
+    template = wish.template or ("chat" if any(example.form == "messages" for example in examples) else "alpaca")
     say(f"loading {base}")
     model, tokenizer = load_base(base)
+    examples = _renderable(examples, tokenizer, template, data, warn)
     wish = _with_start(wish, how, examples, tokenizer, template)
     examples, made = _fitting(model, tokenizer, examples, template, wish, say, data)
     _check_ids(model, made, base)
@@ -133,6 +137,46 @@ def tune_from_data(method, data, out, base="base-small", wish=None, callbacks=()
     _save(model, tokenizer, out, how, wish, result, trained_template(tokenizer, template, used), config, used)
     shutil.rmtree(partial, ignore_errors=True)
     return result
+
+
+def _renderable(examples, tokenizer, template, data, warn):
+    """The examples without those that the template refuses, or whose tool calls it does not write: these are counted.
+
+    Where they are most of all, they are refused. A talk in which user and assistant take turns is not looked at: every
+    template renders it.
+    """
+    kept, refused = [], []
+    for example in examples:
+        try:
+            if not _is_plain(example):
+                _check_calls(example, "".join(text for text, _ in pieces(example, tokenizer, template)), template)
+        except UsageError as error:
+            refused.append(str(error))
+        else:
+            kept.append(example)
+    if refused:
+        calls = sum(any("tool_calls" in more for more in example.extra) for example in examples)
+        lines = f"{refused[0]} ({len(refused):,} of {len(examples):,} examples; {calls:,} have tool calls)"
+        if 2 * len(refused) > len(examples):
+            raise UsageError(lines)
+        warn(f"{data}: left out {len(refused):,} examples that the chat template cannot write: {lines}")
+    return kept
+
+
+def _is_plain(example):
+    roles = [role for role, _ in example.messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    alternate = all(role == ("user", "assistant")[i % 2] for i, role in enumerate(turns))
+    return alternate and not example.tools and not any(example.extra)
+
+
+def _check_calls(example, written, template):
+    """Raise UsageError where a call of a function is not in the text: its message would teach an empty answer."""
+    for more in example.extra:
+        for call in more.get("tool_calls", ()):
+            if call["function"]["name"] not in written:
+                raise UsageError(f"{example.place()}: tool calls are not learned here, since the chat template ({template}) "
+                                 "does not write them: take a base whose own template does, or leave such rows out")
 
 
 def _with_start(wish, how, examples, tokenizer, template):

@@ -83,6 +83,87 @@ def test_forms(write, row, pair):
     assert read_preferences(write("a.json", json.dumps([row, row]))) == [pair, pair]
 
 
+HUMAN, GPT, OTHER = ({"from": name, "value": text} for name, text in (("human", "Hi"), ("gpt", "Hello!"), ("gpt", "What?")))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": [HUMAN], "chosen": GPT, "rejected": OTHER},  # LLaMA-Factory
+        {"conversations": [HUMAN], "chosen": [GPT], "rejected": [OTHER]},
+        {"messages": [ASKED], "chosen": GOOD, "rejected": BAD},
+        {"messages": [ASKED], "chosen": "Hello!", "rejected": "What?"},
+        {"Prompt": [ASKED], "Chosen": GOOD, "Rejected": BAD},
+        {"prompt": "Hi", "chosen": str([ASKED, GOOD]), "rejected": str([ASKED, BAD])},  # as pandas writes it
+        {"input": "Hi", "chosen": "Hello!", "rejected": "What?"},
+        {"instruction": "Hi", "input": "", "history": [], "chosen": "Hello!", "rejected": "What?"},
+        {"input": {"messages": [ASKED], "tools": []}, "preferred_output": [GOOD], "non_preferred_output": [BAD]},  # OpenAI
+        {"messages": [ASKED, GOOD], "rejected_response": "What?"},  # ms-swift
+        {"messages": [ASKED, GOOD], "rejected_messages": [ASKED, BAD]},
+        {"query": "Hi", "response": "Hello!", "rejected_response": "What?"},
+        {"question": "Hi", "response_j": "Hello!", "response_k": "What?"},  # Stack Exchange
+        {"question": "Hi", "answers": [{"text": "What?", "pm_score": 0}, {"text": "Hello!", "pm_score": 4}]},
+        {"prompt": "Hi", "answers": [{"answer": "Hello!", "rank": 1.0}, {"answer": "What?", "rank": 2.0}]},  # Nectar
+        {"history": "Hi", "human_ref_A": "What?", "human_ref_B": "Hello!", "labels": 0},  # SHP
+        {"prompt": "Hi", "response_0": "What?", "response_1": "Hello!", "better_response_id": 1},  # PKU-SafeRLHF
+        {"conversation_a": [ASKED, BAD], "conversation_b": [ASKED, GOOD], "winner": "model_b"},  # Chatbot Arena
+        {"prompt": "Hi", "response_a": "Hello!", "response_b": "What?", "winner_model_a": 1, "winner_model_b": 0},
+        {"question": {"full_text": "Hi"}, "answer_0": "What?", "answer_1": "Hello!", "score_0": -1.0, "score_1": 1.0},  # WebGPT
+        {"context": [ASKED], "response1": "Hello!", "response2": "What?", "overall_preference": -2},  # HelpSteer
+    ],
+)
+def test_published_forms(write, row):
+    assert read_preferences(write("a.jsonl", [row])) == [PAIR]
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"system": "S", "question": "Hi"}, "S\n\nHi"),
+        ({"instruction": "Fix it.", "input": "freind"}, "Fix it.\n\n### Input:\nfreind"),
+        ({"instruction": "Q", "history": [["a", "b"]], "system": "S"}, "S\n\nUser: a\n\nAssistant: b\n\nUser: Q"),
+        ({"conversations": [HUMAN, GPT, HUMAN], "system": "S"}, "S\n\nUser: Hi\n\nAssistant: Hello!\n\nUser: Hi"),
+    ],
+)
+def test_what_belongs_to_the_prompt_is_in_it(write, row, prompt):
+    lines = []
+    pairs = read_preferences(write("a.jsonl", [row | {"chosen": "a", "rejected": "b"}]), progress=lines.append)
+    assert pairs == [Pair(prompt, "a", "b")] and "not used" not in lines[0]
+    if "conversations" not in row:
+        return
+    talk = [{"role": "user", "content": "Hi"}]
+    row = {"system": "S", "chosen": [*talk, GOOD], "rejected": [*talk, BAD]}
+    assert read_preferences(write("a.jsonl", [row]))[0].prompt == "S\n\nHi"
+
+
+def test_unpaired_preferences_become_pairs(write):
+    def row(prompt, answer, good):
+        return {"prompt": prompt, "completion": answer, "label": good}
+
+    rows, lines = [row("P", " a", True), row("Q", " c", True), row("P", " b", False), row("P", " d", True)], []
+    assert read_preferences(write("a.jsonl", rows), progress=lines.append) == [Pair("P", "a", "b")]
+    assert "2 answers have no other" in lines[-1]
+    rows = [{"conversations": [HUMAN, answer], "kto_tag": answer is GPT} for answer in (OTHER, GPT)]
+    assert read_preferences(write("a.jsonl", rows)) == [PAIR]
+    refusal(write("a.jsonl", [row("P", " a", True), row("Q", " b", False)]), "unpaired preferences", "two answers")
+
+
+def test_rows_that_are_no_pairs_are_passed_over_and_ties_left_out(write):
+    rows, lines = [ROW, ROW | {"rejected": "Hello!"}, ROW, "{oops", ROW | {"weight": 0}, ROW], []
+    assert read_preferences(write("a.jsonl", rows), progress=lines.append) == [PAIR] * 3
+    assert "passed over 2 rows" in lines[1] and 'line 2: "chosen" and' in lines[1] and "line 4 is not JSON" in lines[1]
+    assert "left out 1 row of 6, not to be learned (weight 0: 1)" in lines[2]
+    arena = {"conversation_a": [ASKED, GOOD], "conversation_b": [ASKED, BAD], "winner": "model_a"}
+    assert read_preferences(write("a.jsonl", [arena, arena | {"winner": "tie"}]), progress=lines.append) == [PAIR]
+    assert "winner tie: 1" in lines[-1]
+
+
+def test_columns_that_are_not_read_are_named(write):
+    lines = []
+    read_preferences(write("a.jsonl", [ROW | {"score_chosen": 8, "messages": [ASKED, GOOD]}]), progress=lines.append)
+    assert lines == ["1 pair from prompt, chosen, rejected; not used: score_chosen, messages"]
+
+
 def test_csv_and_tsv(write):
     out = io.StringIO()
     csv.writer(out).writerows([["prompt", "chosen", "rejected", "margin"], ["Say, so", "two\nlines", "b", "0.25"],
@@ -100,8 +181,8 @@ def test_text_that_looks_like_json_stays_text(write):
 def test_parquet(tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
-    parquet.write_table(pyarrow.table({"chosen": [[ASKED, GOOD]] * 2, "rejected": [[ASKED, BAD], None]}), path)
-    refusal(path, 'row 2, column "rejected": null')
+    parquet.write_table(pyarrow.table({"chosen": [[ASKED, GOOD]] * 3, "rejected": [[ASKED, BAD], None, None]}), path)
+    refusal(path, 'row 2, column "rejected": null', "2 of 3 rows")
     parquet.write_table(pyarrow.table({"chosen": [[ASKED, GOOD]], "rejected": [[ASKED, BAD]]}), path)
     assert read_preferences(path) == [PAIR]
 
@@ -109,7 +190,7 @@ def test_parquet(tmp_path):
 def test_progress_says_how_many(write):
     lines = []
     read_preferences(write("a.jsonl", [ROW] * 3), progress=lines.append)
-    assert lines == ["3 pairs"]
+    assert lines == ["3 pairs from prompt, chosen, rejected"]
 
 
 # ---- what is refused
@@ -122,18 +203,18 @@ def test_progress_says_how_many(write):
         ([{"prompt": "a", "chosen": "b"}], ['line 1 has no column "rejected"', '"prompt", "chosen"']),
         ([{"instruction": "a", "response": "b"}], ['line 1 has no column "chosen"', '"instruction", "response"']),
         ([{}], ["its columns: none"]),
-        ([ROW, {"prompt": "a", "chosen": "b", "reject": "c"}], ['line 2 has no column "rejected"', '"reject"']),
-        ([ROW, {"instruction": "a", "chosen": "b", "rejected": "c"}], ['line 2 has no column "prompt"']),
-        ([ROW, "", "{oops"], ["line 3 is not JSON"]),
-        ([ROW, "[" * 100_000], ["line 2 is not JSON"]),
-        ([ROW, '["a"]'], ["line 2 is a list"]),
+        ([ROW, *[{"prompt": "a", "chosen": "b", "reject": "c"}] * 2], ['line 2 has no column "rejected"', '"reject"']),
+        ([ROW, *[{"asked": "a", "chosen": "b", "rejected": "c"}] * 2], ['line 2 has no column "prompt"']),
+        ([ROW, "", "{oops", "{oops"], ["line 3 is not JSON"]),
+        ([ROW, *["[" * 100_000] * 2], ["line 2 is not JSON"]),
+        ([ROW, *['["a"]'] * 2], ["line 2 is a list"]),
         (["3"], ["line 1 is a number"]),
         ([ROW | {"prompt": None}], ['line 1, column "prompt": null']),
         ([ROW | {"chosen": None}], ['line 1, column "chosen": null']),
-        ([ROW | {"rejected": 3}], ['column "rejected": a number, not text']),
+        ([ROW | {"rejected": True}], ['column "rejected": true or false, not text']),
         ([ROW | {"rejected": {"text": "a"}}], ['column "rejected": an object, not text']),
         ([ROW | {"prompt": " "}], ['column "prompt" is empty']),
-        ([ROW, ROW | {"rejected": ""}], ['line 2, column "rejected" is empty']),
+        ([ROW, *[ROW | {"rejected": ""}] * 2], ['line 2, column "rejected" is empty', "2 of 3 rows"]),
         ([ROW | {"rejected": "Hello!"}], ['"chosen" and "rejected" are the same']),
         ([ROW | {"rejected": "Hello!\n"}], ["the same"]),
         ([{"chosen": [ASKED, GOOD], "rejected": [ASKED, GOOD]}], ["are the same"]),
@@ -141,7 +222,7 @@ def test_progress_says_how_many(write):
         (['{"prompt": "a", "chosen": "b", "rejected": "\\ud800"}'], ['column "rejected"', "surrogate"]),
         ([ROW | {"chosen": [GOOD]}], ["one is text, the other messages"]),
         ([{"prompt": "Hi", "chosen": [], "rejected": [BAD]}], ['column "chosen": an empty list']),
-        ([{"prompt": "Hi", "chosen": [{"role": "bot", "content": "x"}], "rejected": [BAD]}], ["message 1", "'bot'"]),
+        ([{"prompt": "Hi", "chosen": [{"role": "he", "content": "x"}], "rejected": [BAD]}], ["message 1", "'he'"]),
         ([{"prompt": "Hi", "chosen": [{"role": "assistant"}], "rejected": [BAD]}], ["message 1", '"content"']),
         ([{"prompt": "Hi", "chosen": ["a"], "rejected": ["b"]}], ['column "chosen", message 1: text without "role"']),
         ([{"chosen": [GOOD], "rejected": [BAD]}], ["has no prompt"]),
@@ -152,7 +233,9 @@ def test_progress_says_how_many(write):
         ([{"prompt": "Bye", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}], ["says something else"]),
         ([ROW | {"margin": "much"}], ['column "margin": text, not a number']),
         ([ROW | {"margin": True}], ['column "margin"']),
-        (['{"prompt": "a", "chosen": "b", "rejected": "c", "margin": NaN}'], ['column "margin"']),
+        (['{"prompt": "a", "chosen": "b", "rejected": "c", "margin": Infinity}'], ['column "margin"']),
+        ([{"prompt": [ASKED], "rejected": [BAD],
+           "chosen": [{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]}], ["tool calls"]),
         ([{"chosen": "Human: a", "rejected": "Human: b"}], ['no column "prompt"']),
     ],
 )
@@ -249,7 +332,8 @@ def test_a_hub_dataset_is_read_past_rows_that_are_no_pairs(hub):
          "rejected": [[ASKED, BAD], [ASKED, GOOD], [ASKED, BAD]]})
     lines = []
     assert read_preferences("owner/name", progress=lines.append) == [PAIR, PAIR]
-    assert "passed over 1 rows" in lines[0] and "row 2" in lines[0] and lines[1] == "2 pairs"
+    assert lines[0] == "2 pairs from prompt, chosen, rejected"
+    assert "passed over 1 row that" in lines[1] and "row 2" in lines[1]
 
 
 def test_a_hub_dataset_without_pairs_is_refused(hub):

@@ -85,9 +85,9 @@ def test_parquet(tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
     table = pyarrow.table({"instruction": ["Q", "Q2"], "response": ["R", None], "messages_": [TURNS, TURNS]})
+    parquet.write_table(table.slice(1, 1), path)
+    refusal(path, 'row 1, column "response": null')
     parquet.write_table(table, path)
-    refusal(path, 'row 2, column "response": null')
-    parquet.write_table(table.slice(0, 1), path)
     assert read_examples(path) == [Example("Q", "R")]
     path.write_bytes(path.read_bytes()[:-30])
     refusal(path, "damaged Parquet")
@@ -98,7 +98,7 @@ def test_parquet(tmp_path):
 def test_progress_says_how_many(write):
     lines = []
     read_examples(write("a.jsonl", [{"text": "a"}] * 3), progress=lines.append)
-    assert lines == ["3 examples"]
+    assert lines == ["3 examples from text"]
 
 
 def test_tasks_are_examples():
@@ -114,28 +114,27 @@ def test_tasks_are_examples():
 @pytest.mark.parametrize(
     ("rows", "parts"),
     [
-        ([{"question": "a", "answer": "b"}], ['line 1 lacks the columns to learn from', '"question", "answer"',
-                                              '"instruction" and "response"']),
-        ([{"instruction": "a", "answer": "b"}], ['line 1 lacks "response" beside "instruction"', '"answer"']),
+        ([{"title": "a", "summary": "b"}], ['line 1 lacks the columns to learn from', '"title", "summary"',
+                                            '"instruction" and "response"']),
+        ([{"instruction": "a", "reply": "b"}], ['line 1 lacks "response" beside "instruction"', '"reply"']),
         ([{"prompt": "a"}], ['line 1 lacks "completion" beside "prompt"']),
         ([{}], ["line 1 lacks", "none"]),
-        ([{"text": "a"}, {"txt": "b"}], ['line 2 has no column "text"', '"txt"']),
-        ([{"text": "a"}, "", "{oops"], ["line 3 is not JSON", "one JSON object"]),
-        ([{"text": "a"}, '["a"]'], ["line 2 is a list"]),
+        ([{"txt": "b"}, {"text": "a"}, {"txt": "b"}], ['line 1 has no column "text"', '"txt"', "2 of 3 rows"]),
+        ([{"text": "a"}, "", "{oops", "{oops"], ["line 3 is not JSON", "one JSON object", "2 of 3 rows"]),
+        (['["a"]'], ["line 1 is a list"]),
         (["3"], ["line 1 is a number"]),
-        ([{"text": 3}], ['line 1, column "text": a number, not text']),
+        ([{"text": True}], ['line 1, column "text": true or false, not text']),
         ([{"instruction": "a", "response": ["b"]}], ['column "response": a list, not text']),
-        ([{"instruction": "a", "input": 1, "response": "b"}], ['column "input": a number']),
+        ([{"instruction": "a", "input": {}, "response": "b"}], ['column "input": an object']),
         ([{"instruction": " ", "response": "b"}], ['line 1, column "instruction" is empty', "delete the row"]),
         ([{"instruction": "a", "output": ""}], ['line 1, column "output" is empty']),
         (['{"text": "\\ud800"}'], ['line 1, column "text"', "surrogate"]),
         ([{"messages": []}], ["an empty list"]),
         ([{"messages": "hi"}], ["is no JSON"]),
         ([{"messages": [{"role": "user"}]}], ["message 1", '"role" and "content"']),
-        ([{"messages": [{"role": "bot", "content": "x"}]}], ["message 1", "'bot'", "system, user, assistant"]),
-        ([{"messages": [*TURNS, TURNS[0]]}], ["user, assistant, user", "the assistant ends"]),
-        ([{"messages": [TURNS[1]]}], ["take turns"]),
-        ([{"messages": [TURNS[0], {"role": "assistant", "content": 5}]}], ["message 2: a number, not text"]),
+        ([{"messages": [{"role": "narrator", "content": "x"}]}], ["message 1", "'narrator'", "system, user, assistant"]),
+        ([{"messages": [TURNS[0]]}], ["no message of the assistant", "the roles are user"]),
+        ([{"messages": [TURNS[0], {"role": "assistant", "content": True}]}], ["message 2: true or false, not text"]),
     ],
 )
 def test_rows_that_are_no_examples(write, rows, parts):
@@ -149,14 +148,14 @@ def test_rows_that_are_no_examples(write, rows, parts):
         ("a.jsonl", b" \n\n", ["white space"]),
         ("a.jsonl", b'{"text": "a\0"}', ["binary"]),
         ("a.jsonl", b'{"text": "n\xe9e"}', ["not UTF-8 at byte offset 11"]),
-        ("a.jsonl.gz", b"\x1f\x8b\x08\0", ["gunzip"]),
+        ("a.jsonl.gz", b"\x1f\x8b\x08\0", ["gunzip", "damaged"]),
         ("a.xlsx", b"PK\x03\x04\0", ["office document"]),
         ("a.txt", b"text", ["no known kind", ".jsonl"]),
         ("a.json", b"[{]", ["not JSON", "line 1"]),
         ("a.json", b"[]", ["no rows"]),
         ("a.csv", b"instruction,response\n", ["no rows"]),
-        ("a.csv", b"instruction,response\na,b\nc,d,e\n", ["line 3 has 3 columns", "the header has 2", "double quotes"]),
-        ("a.csv", b"instruction,response\n\"a\nb\",c\nd\n", ["line 4 has 1 columns"]),
+        ("a.csv", b"instruction,response\na,b\nc,d,e\nc,d,e\n", ["line 3 has 3 columns", "the header has 2", "double quotes"]),
+        ("a.csv", b"instruction,response\n\"a\nb\",c\nd\ne\n", ["line 4 has 1 columns"]),
         ("a.csv", b"text,text\na,b\n", ['"text" stands there twice']),
         ("a.csv", b"text\n\"a\"b\n", ["line 2 is no CSV"]),
         ("a.csv", b"instruction,response\n,b\n", ['line 2, column "instruction" is empty']),
@@ -197,11 +196,29 @@ def test_a_hub_dataset(monkeypatch):
 
     monkeypatch.setattr(online, "ask", lambda *arguments: None)
     monkeypatch.setattr(datasets, "load_dataset", load)
-    refusal("owner/name:part", 'row 3, column "instruction" is empty')
+    lines = []
+    assert len(read_examples("owner/name:part", progress=lines.append)) == 2
+    assert "passed over 1 row that" in lines[1] and 'row 3, column "instruction" is empty' in lines[1]
     assert asked == [(("owner/name", "part"), {"split": "train", "streaming": True})]
     lines = []
     assert len(read_examples("owner/name", max_bytes=15, progress=lines.append)) == 2
     assert "the dataset holds more" in lines[0]
+
+
+def test_a_hub_dataset_whose_split_for_training_has_another_name(monkeypatch, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "a.jsonl").write_text('{"question": "Q", "answer": "R"}\n')
+    real = datasets.load_dataset
+
+    def load(name, config, **options):
+        files = {split: str(tmp_path / "a.jsonl") for split in ("test_sft", "train_sft")}
+        return real("json", data_files=files, cache_dir=str(tmp_path / "cache"), **options)
+
+    monkeypatch.setattr(online, "ask", lambda *arguments: None)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    lines = []
+    assert read_examples("owner/name", progress=lines.append) == [Example("Q", "R")]
+    assert lines[0] == 'owner/name: no split "train"; read train_sft'
 
 
 def test_a_hub_that_refuses(monkeypatch):

@@ -100,6 +100,42 @@ def test_messages_are_trained_as_chat_and_plain_text_without_a_template(bases, t
         assert result["template"] == (template or "alpaca")
 
 
+def test_what_is_not_used_is_said_where_nobody_watches(bases, tmp_path, capsys):
+    good = {"instruction": "kite", "output": "red", "id": 1}
+    rows = [good, good, good | {"output": ""}, good | {"kto_tag": False}]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, result, said = tune(capsys, "--data", tmp_path / "d.jsonl", "--base", bases["ours"], "--out", tmp_path / "o",
+                                "--steps", 1)
+    assert status == 0 and result["examples"] == 2
+    assert "not used: id" in said and "passed over 1 row" in said and "kto_tag false: 1" in said
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [good, *[good | {"output": ""}] * 2]))
+    status, _, said = tune(capsys, "--data", tmp_path / "d.jsonl", "--base", bases["ours"], "--out", tmp_path / "p")
+    assert status == 2 and "2 of 3 rows cannot be used" in said and said.count("\n") == 1 and not (tmp_path / "p").exists()
+
+
+def test_tool_calls_that_the_template_does_not_write_are_left_out_and_counted(bases, tmp_path, capsys):
+    asked, answer = {"role": "user", "content": "kite"}, {"role": "assistant", "content": "red"}
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "lamp", "arguments": "{}"}}]}
+    path = tmp_path / "d.jsonl"
+    for extra, expected in ((1, 0), (3, 2)):
+        rows = [{"messages": [asked, answer]}] * 2 + [{"messages": [asked, call]}] * extra
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        out = tmp_path / f"o{extra}"
+        status, result, said = tune(capsys, "--data", path, "--base", bases["ours"], "--out", out, "--steps", 1)
+        assert status == expected and f"({extra} of {2 + extra} examples; {extra} have tool calls)" in said
+        assert status or result["examples"] == 2
+
+
+def test_an_adapter_as_base_is_named_as_one(bases, data, tmp_path, capsys):
+    made = ["tune", "lora", "--data", data, "--base", bases["llama"], "--out", tmp_path / "a", "--steps", 1, "--json"]
+    assert cli.main(list(map(str, made))) == 0
+    capsys.readouterr()
+    for base in (tmp_path / "a", tmp_path / "a" / "adapter_model.safetensors"):
+        status, _, said = tune(capsys, "--data", data, "--base", base, "--out", tmp_path / "o")
+        assert status == 2 and f"{base}: an adapter, learned on {bases['llama']}, not a model: give --base" in said
+        assert said.count("\n") == 1 and not (tmp_path / "o").exists()
+
+
 def test_same_seed_same_weights(bases, data, tmp_path, capsys):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         tune(capsys, "--data", data, "--out", tmp_path / name, "--base", bases["ours"], "--steps", 3, "--seed", seed)
