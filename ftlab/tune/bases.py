@@ -116,7 +116,7 @@ def _load_theirs(name):
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     folder = pathlib.Path(name)
-    _refuse_adapter(name, folder)
+    _check_no_adapter(name, folder)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UsageError(f"{name}: no config.json there; give a folder that holds a saved model")
     if not folder.exists() and (name.count("/") != 1 or name.startswith((".", "~", "/"))):
@@ -124,7 +124,7 @@ def _load_theirs(name):
                          f"{', '.join(hub.SHIPPED)}")
     if not folder.exists():
         folder = hub._download(name)
-        _refuse_adapter(name, pathlib.Path(folder))
+        _check_no_adapter(name, pathlib.Path(folder))
     try:
         config = AutoConfig.from_pretrained(folder)
         model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
@@ -141,7 +141,7 @@ def _load_theirs(name):
     return model, tokenizer
 
 
-def _refuse_adapter(name, folder):
+def _check_no_adapter(name, folder):
     """Raise UsageError where a folder, or a file in it, is an adapter and no whole model; it names the adapter's base."""
     folder = folder.parent if folder.is_file() else folder
     whole = [path for pattern in ("model*.safetensors", "pytorch_model*.bin") for path in folder.glob(pattern)]
