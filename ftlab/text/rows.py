@@ -21,9 +21,10 @@ def rows(examples, tokenizer, template="alpaca", loss="response", max_length=Non
 
     template: "alpaca" or "chat" (a tokenizer of `transformers` that has a chat template of its own uses that one);
     prompt–completion and text examples stand as they are, without a template. loss: "response" or "all".
-    "all" learns the whole text, whatever the messages' `learn` says. say: called with a line where a template leaves out
-    something that the rest can be learned without (reasoning). Raises UsageError where a row has more than `max_length`
-    tokens, or where its template refuses it or leaves out a message or a tool call; it names the example.
+    "all" learns the whole text, whatever the messages' `learn` says. say: called with a line where that overrules a `learn`,
+    and where a template leaves out something that the rest can be learned without (reasoning). Raises UsageError where a
+    row has more than `max_length` tokens, or where its template refuses it or leaves out a message or a tool call; it
+    names the example.
     """
     _check(template, loss)
     texts = [pieces(example, tokenizer, template, whole=loss == "all") for example in examples]
@@ -37,6 +38,7 @@ def rows(examples, tokenizer, template="alpaca", loss="response", max_length=Non
                     f"the column \"{example.longest_column()}\", or leave such rows out with --max-length {max_length}"
                 )
     if loss == "all":
+        _tell_overruled(examples, say)
         start = starts_with_bos(tokenizer)
         made = [(ids, [IGNORE] * start + ids[start:]) for ids, _ in made]
     return made
@@ -108,6 +110,18 @@ def _tell_left_out(examples, texts, tokenizer, template, say):
     whose = "the model's chat template" if template == "chat" and own_chat_template(tokenizer) else f"the template {template!r}"
     for line, some in found.items():
         say(f"{some[0].place()}{f' and {len(some) - 1:,} more' if some[1:] else ''}: {whose} {line}")
+
+
+def _tell_overruled(examples, say):
+    """Say how many answers are marked as not to be learned, and are learned all the same."""
+    marked = [(example, sum(role == "assistant" and not seen for (role, _), seen in zip(example.messages, example.learn)))
+              for example in examples]
+    marked = [(example, count) for example, count in marked if count]
+    if marked:
+        count = sum(count for _, count in marked)
+        more = f" and {len(marked) - 1:,} more" if marked[1:] else ""
+        say(f"{marked[0][0].place()}{more}: --loss all learns the whole text, "
+            f"also {count:,} answer{'s' * (count > 1)} that the data mark as not to be learned: --loss response does not")
 
 
 def _in_our_form(example, template, eos, answered, whole):

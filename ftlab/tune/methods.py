@@ -32,8 +32,11 @@ class Method:
 
 
 def attach_full(model):
-    """Every parameter learns."""
-    for parameter in model.parameters():
+    """Every parameter learns. Raises UsageError where some are the codes of a quantised model, which have no gradient."""
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point():
+            raise UsageError(f"the base is quantised ({name} holds {parameter.dtype} codes), so its weights cannot learn: "
+                             "choose lora, or a base that was saved in full precision")
         parameter.requires_grad_(True)
     return model
 

@@ -98,7 +98,7 @@ def tune_from_data(method, data, out, base="base-small", wish=None, callbacks=()
     model, tokenizer = load_base(base)
     examples = _renderable(examples, tokenizer, template, data, warn)
     wish = _with_start(wish, how, examples, tokenizer, template)
-    examples, made = _fitting(model, tokenizer, examples, template, wish, say, data)
+    examples, made = _fitting(model, tokenizer, examples, template, wish, warn, data)
     _check_ids(model, made, base)
     training, held_out = _split(examples, made, wish.seed)
     parameters = sum(p.numel() for p in model.parameters())
@@ -203,7 +203,7 @@ def _save(model, tokenizer, out, how, wish, result, chat_template, config, used)
     save_checkpoint(model, tokenizer, out, chat_template, card(result, config, used))
 
 
-def _fitting(model, tokenizer, examples, template, wish, say, data):
+def _fitting(model, tokenizer, examples, template, wish, warn, data):
     """(examples, rows) that fit the model. Longer ones are refused, or left out where --max-length says so."""
     most = sft.limit(model)
     if most is not None:
@@ -212,14 +212,14 @@ def _fitting(model, tokenizer, examples, template, wish, say, data):
             raise UsageError(f"num_virtual_tokens is {virtual}, but the model takes {most} tokens in all: choose fewer")
         most -= virtual
     if wish.max_length is None:
-        return examples, rows(examples, tokenizer, template, wish.loss, most, say)
+        return examples, rows(examples, tokenizer, template, wish.loss, most, warn)
     if most is not None and wish.max_length > most:
         raise UsageError(f"--max-length is {wish.max_length}, but the model takes {most} tokens at most")
-    kept, made = keep_short(examples, rows(examples, tokenizer, template, wish.loss, say=say), wish.max_length)
+    kept, made = keep_short(examples, rows(examples, tokenizer, template, wish.loss, say=warn), wish.max_length)
     if not kept:
         raise UsageError(f"{data}: every example has more than {wish.max_length} tokens: raise --max-length")
     if len(kept) < len(examples):
-        say(f"left out {len(examples) - len(kept):,} examples of more than {wish.max_length} tokens")
+        warn(f"left out {len(examples) - len(kept):,} examples of more than {wish.max_length} tokens")
     return kept, made
 
 

@@ -256,7 +256,9 @@ def test_learn_says_which_messages_are_learned(tokenizer):
     user = talk(U, A, learn=(True, True))
     assert made(user, tokenizer, PLAIN) == "<user>⟦Say hi.</>⟧<assistant>⟦Arr, matey!</><eos>⟧"
     assert made(talk(U, A, U2), tokenizer, PLAIN) == "<user>Say hi.</><assistant>⟦Arr, matey!</><eos>⟧"
-    whole = made(talk(U, A, U2, learn=(False, False, False)), tokenizer, PLAIN, loss="all")
+    said = []
+    whole = made(talk(U, A, U2, learn=(False, False, False)), tokenizer, PLAIN, loss="all", say=said.append)
+    assert len(said) == 1 and "--loss all learns the whole text, also 1 answer that the data mark" in said[0]
     assert whole == "⟦<user>Say hi.</><assistant>Arr, matey!</><user>Again</>⟧"
     for template in ("alpaca", "chat"):
         tokenizer.chat_template = None
@@ -272,7 +274,7 @@ def test_nothing_to_learn_from_is_said(template, tokenizer):
                          (talk(U, A, learn=(False, False), **where), "learns from none of its messages")):
         with pytest.raises(UsageError, match=f"x.jsonl: line 3: {why}.*--loss all"):
             rows([example], tokenizer, template if template != "own" else "chat")
-        assert rows([example], tokenizer, template if template != "own" else "chat", loss="all")
+        assert rows([example], tokenizer, template if template != "own" else "chat", loss="all", say=str)
 
 
 def test_developer_is_system_for_those_who_do_not_know_it(tokenizer):

@@ -145,5 +145,9 @@ def test_methods(tiny):
         parameter.requires_grad_(False)
     assert attach(model, "full") is model and all(p.requires_grad for p in model.parameters())
     assert METHODS["full"].name == "full" and not METHODS["full"].adapter
+    quantised = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    quantised[0].weight = torch.nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(UsageError, match="the base is quantised"):
+        attach(quantised, "full")
     with pytest.raises(UsageError, match="no method is called 'lora-x'; choose one of full"):
         attach(model, "lora-x")
