@@ -28,6 +28,9 @@ COLAB = $(COLAB_VENV)/.ftlab-env
 COLAB_PIP = $(COLAB_VENV)/bin/python -m pip install --disable-pip-version-check --quiet
 CHROMIUM = { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 
+# Files of tests, some at a time: tests/conftest.py says how many.
+PARALLEL = -n auto --dist loadfile
+
 # A shell function: `debian PACKAGES TARGET` installs Debian's PACKAGES as root, or by sudo where that asks for no password.
 # Elsewhere it says what to install before `make TARGET`, with exit status 1. A source of packages that cannot be
 # reached does not keep it from the others.
@@ -64,7 +67,7 @@ lab: $(ENV)  ## Open JupyterLab on a private copy of the labs
 
 test: $(ENV)  ## Run all tests with few training steps (at most 15 minutes on two cores)
 	@$(MAKE) --no-print-directory sandbox || echo "The tests run without it; their last lines say which did not."
-	FTLAB_FAST=1 $(PY) -m pytest $(ARGS)
+	FTLAB_FAST=1 $(PY) -m pytest $(PARALLEL) $(ARGS)
 
 test-all: $(ENV)  ## Run all tests in full
 	FTLAB_FAST=0 $(PY) -m pytest $(ARGS)

@@ -9,6 +9,9 @@ import pytest
 from ftlab import profile
 
 # Before torch is loaded. A container's CPU quota is nothing that torch looks at: too many threads stand in line.
+PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # of tests at a time
+if PROCESSES > 1:  # they inherit what the one that started them has set for itself
+    os.environ["OMP_NUM_THREADS"] = str(max(1, profile.cores() // PROCESSES))
 os.environ.setdefault("OMP_NUM_THREADS", str(profile.cores()))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -26,6 +29,22 @@ CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 def chromium():
     """The path of a Chromium on this machine, or None."""
     return next((found for found in map(shutil.which, CHROMIUMS) if found), None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """As many processes as cores, up to four, since each takes about a GiB."""
+    return min(4, profile.cores())
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # one of several processes
+        session.config.workeroutput["plain"] = parts.plain
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    parts.plain += getattr(node, "workeroutput", {}).get("plain", ())
 
 
 def pytest_collection_modifyitems(items):
