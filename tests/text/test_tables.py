@@ -34,7 +34,7 @@ CSV = "instruction,response\nSay hi.,Hi.\nSay bye.,Bye.\n"
         ("a.json", json.dumps(COLUMNS)),
         ("a.json", json.dumps({name: dict(enumerate(cells)) for name, cells in COLUMNS.items()})),
         ("a.json", json.dumps({"columns": list(COLUMNS), "index": [0, 1], "data": [list(row.values()) for row in ROWS]})),
-        ("a.jsonl.gz", gzip.compress(LINES)),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)),
         ("a.json.bz2", bz2.compress(LINES)),
         ("a.CSV.xz", lzma.compress(CSV.encode())),
         ("a.csv", CSV.replace(",", ";")),
